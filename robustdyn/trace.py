@@ -1,0 +1,354 @@
+"""trace(), decide(), region(): what the gates of a model decided, and what that costs.
+
+Compute is a polynomial in the decisions. Every operation stands in a (possibly empty) stack of
+regions, so the compute of sample b is
+
+    C(b) = sum over stacks s of macs(s) * product over regions r in s of share_r(b)
+
+where macs(s) is counted by watching the operations (robustdyn.macs) and the shares come from the
+decisions: hard from keep, soft from sigmoid(margin).
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from robustdyn.gates import keep_from
+from robustdyn.macs import MacCounter
+
+KINDS = ("exit", "skip", "position", "channel", "token", "step", "expert", "path", "bits")
+
+
+class Share:
+    """The part (0 to 1) of a region's dense work that each sample needs.
+
+    `hard` and `soft` are tensors (B,); `maximum` is the largest value that any input can reach.
+    Shares multiply: `a * b` is the part that is left when both apply.
+    """
+
+    def __init__(
+        self, hard: Callable[[], Tensor], soft: Callable[[], Tensor], maximum: float = 1.0
+    ):
+        self._hard = hard
+        self._soft = soft
+        self.maximum = maximum
+
+    @cached_property
+    def hard(self) -> Tensor:
+        """(B,) float64, from keep; no gradient."""
+        with _uncounted(), torch.no_grad():
+            return self._hard().double()
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """(B,), from sigmoid(margin); differentiable."""
+        with _uncounted():
+            return self._soft()
+
+    def __mul__(self, other: "Share") -> "Share":
+        return Share(
+            lambda: self.hard * other.hard,
+            lambda: self.soft * other.soft,
+            self.maximum * other.maximum,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What one gate decided for a batch.
+
+    Attributes:
+        name: unique within the model.
+        kind: one of KINDS.
+        margin: (B, ...), positive = run; log-odds; differentiable.
+        keep: the decision as executed, same shape as margin; its backward pass is the gradient
+            estimator's.
+    """
+
+    name: str
+    kind: str
+    margin: Tensor
+    keep: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """The hard decision, bool, same shape as margin."""
+        return self.keep.detach() > 0.5
+
+    def rate(self) -> Tensor:
+        """Return the mean hard keep of each sample, (B,) float64."""
+        return _sample_mean(self.kept.double())
+
+    def share(self, *, dilate: int = 1, power: int = 1) -> Share:
+        """Return the share of a region that this decision guards: the mean of keep over a sample.
+
+        Args:
+            dilate: for margins (B, 1, H, W), the kernel size of a convolution that reads what the
+                region computes: its neighbours are needed too. The soft share is the chance that
+                any position in the window is kept.
+            power: 2 for work between pairs of tokens.
+        """
+
+        def hard() -> Tensor:
+            kept = dilated(self.kept, dilate) if dilate > 1 else self.kept
+            return _sample_mean(kept.double()) ** power
+
+        def soft() -> Tensor:
+            if dilate > 1:  # 1 - prod(1 - p), with log(1 - sigmoid(m)) = -softplus(m)
+                window = F.avg_pool2d(F.softplus(self.margin), dilate, 1, dilate // 2)
+                chance = -torch.expm1(-window * dilate**2)
+            else:
+                chance = torch.sigmoid(self.margin)
+            return _sample_mean(chance) ** power
+
+        return Share(hard, soft)
+
+
+def _sample_mean(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+
+def dilated(kept: Tensor, size: int) -> Tensor:
+    """Return the bool mask (B, 1, H, W) of positions within a size x size window of a kept one."""
+    return F.max_pool2d(kept.float(), size, 1, size // 2) > 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Exit:
+    """One exit of a model.
+
+    Attributes:
+        name: unique within the model.
+        logits: (B, K), of every sample, whether or not it stops here.
+        stop: (B,), the chance of stopping here, from the soft decisions; sums to 1 over exits.
+        taken: (B,) bool, whether the sample really stops here.
+    """
+
+    name: str
+    logits: Tensor
+    stop: Tensor
+    taken: Tensor
+
+
+@dataclass
+class _Bucket:
+    """The MACs counted in one stack of regions: `each` grows with the batch, `shared` does not."""
+
+    shares: tuple[Share, ...]
+    each: int = 0
+    shared: int = 0
+
+
+@dataclass(eq=False)
+class Trace:
+    """What one forward pass decided and what it costs. Made by `trace()`."""
+
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    exits: list[Exit] = field(default_factory=list)
+    _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
+    _batch_size: int | None = None
+    _sparse: bool = False
+    _repeated: str | None = None
+
+    def macs(self) -> Tensor:
+        """Return the exact MACs of each sample, (B,) float64: what it would cost alone."""
+        hard = [(macs, [s.hard for s in shares]) for macs, shares in self._terms()]
+        return self._total(hard, torch.float64)
+
+    def expected_macs(self) -> Tensor:
+        """Return the expected MACs of each sample, (B,), differentiable in the margins."""
+        soft = [(macs, [s.soft for s in shares]) for macs, shares in self._terms()]
+        dtypes = {share.dtype for _, shares in soft for share in shares}
+        return self._total(soft, torch.float64 if torch.float64 in dtypes else torch.float32)
+
+    def max_macs(self) -> float:
+        """Return the largest MACs that any sample of this input shape can reach."""
+        return float(sum(m * prod(s.maximum for s in shares) for m, shares in self._terms()))
+
+    def _terms(self) -> list[tuple[float, tuple[Share, ...]]]:
+        if self._repeated is not None:
+            raise RuntimeError(
+                f"Decision '{self._repeated}' was made twice: one trace holds one forward pass."
+            )
+        if self._sparse:
+            raise RuntimeError(
+                "MACs are counted in dense execution: trace a pass inside execution('dense')."
+            )
+        if self._batch_size is None or not self._buckets:
+            raise RuntimeError(
+                "This trace counted nothing: call the model (an nn.Module) inside `with trace()`, "
+                "in the same thread (DataParallel replicas run in others)."
+            )
+        size = self._batch_size
+        return [(b.each / size + b.shared, b.shares) for b in self._buckets.values()]
+
+    def _total(self, terms: list[tuple[float, list[Tensor]]], dtype: torch.dtype) -> Tensor:
+        guarded = [share for _, shares in terms for share in shares]
+        device = guarded[0].device if guarded else self._device
+        total = torch.zeros(self._batch_size or 0, dtype=dtype, device=device)
+        for macs, shares in terms:
+            term = torch.as_tensor(macs, dtype=dtype, device=device)
+            for share in shares:
+                term = term * share.to(dtype)
+            total = total + term
+        return total
+
+    _device: torch.device = torch.device("cpu")
+
+    def _count(self, stack: tuple[Share, ...], macs: int, shared: bool) -> None:
+        key = tuple(map(id, stack))
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(stack)
+        if shared:
+            bucket.shared += macs
+        else:
+            bucket.each += macs
+
+    def _see(self, x: Tensor) -> None:
+        self._batch_size = x.shape[0] if x.dim() else 1
+        self._device = x.device
+
+
+@dataclass
+class _Recording:
+    """An active trace in one thread: its counter, and the regions open when it began."""
+
+    trace: Trace
+    counter: MacCounter
+    depth: int
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.recordings: list[_Recording] = []
+        self.stack: tuple[Share, ...] = ()
+
+
+_local = _Local()
+_tracing_threads: dict[int, int] = {}
+
+
+def _recordings() -> list[_Recording]:
+    recordings = _local.recordings
+    if not recordings and _tracing_threads:
+        raise RuntimeError(
+            "A trace is active in another thread, which cannot see this one. Trace in the thread "
+            "that runs the model; for DataParallel, trace the bare module instead."
+        )
+    return recordings
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    active = list(_local.recordings)
+    for recording in active:
+        recording.counter._pauses += 1
+    try:
+        yield
+    finally:
+        for recording in active:
+            recording.counter._pauses -= 1
+
+
+@contextmanager
+def trace() -> Iterator[Trace]:
+    """Record the decisions and the compute of the forward pass made inside.
+
+        with robustdyn.trace() as trace:
+            logits = model(x)
+        trace.macs()  # (B,)
+
+    Traces nest; each sees what runs inside it. A backward pass inside is not counted.
+    """
+    result = Trace()
+    thread = threading.get_ident()
+
+    def add(macs: int, shared: bool) -> None:
+        result._count(_local.stack[recording.depth :], macs, shared)
+
+    recording = _Recording(result, MacCounter(add), len(_local.stack))
+
+    def first_module(module: nn.Module, args: tuple) -> None:
+        if threading.get_ident() != thread:
+            return
+        hook.remove()
+        recording.counter.declare_constants([*module.parameters(), *module.buffers()])
+        for arg in args:
+            if isinstance(arg, Tensor):
+                return result._see(arg)
+
+    hook = register_module_forward_pre_hook(first_module)
+    _local.recordings.append(recording)
+    _tracing_threads[thread] = _tracing_threads.get(thread, 0) + 1
+    try:
+        with recording.counter:
+            yield result
+    finally:
+        hook.remove()
+        _local.recordings.remove(recording)
+        _tracing_threads[thread] -= 1
+        if not _tracing_threads[thread]:
+            del _tracing_threads[thread]
+
+
+def decide(name: str, margin: Tensor, *, kind: str) -> Decision:
+    """Decide where to run the guarded work: keep = margin > 0.
+
+    Args:
+        name: unique within the model, dots between levels.
+        margin: (B, ...), positive = run; log-odds wherever there is a probability.
+        kind: one of KINDS.
+
+    Raises:
+        ValueError: if `kind` is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; known kinds: {', '.join(KINDS)}")
+    recordings = _recordings()
+    decision = Decision(name, kind, margin, keep_from(margin))
+    for recording in recordings:
+        result = recording.trace
+        if name in result.decisions:
+            result._repeated = name
+        result.decisions.setdefault(name, decision)
+        if result._batch_size is None:
+            result._see(margin)
+    return decision
+
+
+def record_exit(exit: Exit) -> None:
+    """Let the active traces know of an exit."""
+    for recording in _recordings():
+        recording.trace.exits.append(exit)
+
+
+def mark_sparse() -> None:
+    """Tell the active traces that this pass skips work, so that its operations are not dense."""
+    for recording in _recordings():
+        recording.trace._sparse = True
+
+
+class region:
+    """A stretch of forward() whose dense MACs are scaled by a share. Regions nest and multiply."""
+
+    __slots__ = ("_outer", "_share")
+
+    def __init__(self, share: Share):
+        self._share = share
+
+    def __enter__(self) -> None:
+        self._outer = _local.stack
+        if _recordings():
+            _local.stack = (*self._outer, self._share)
+
+    def __exit__(self, *_) -> None:
+        _local.stack = self._outer
