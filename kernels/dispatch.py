@@ -1,0 +1,63 @@
+"""The dispatcher: kernels that say why they cannot run.
+
+After xformers' fmha: each implementation returns the reasons why it does not support the inputs,
+and the first in order of priority without a reason runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run a kernel.
+
+    Attributes:
+        name: such as "torch", "cpp", "cuda".
+        run: same arguments and result as the kernel's reference.
+        not_supported_reasons: called with the same arguments; an empty list means it can run.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    not_supported_reasons: Callable[..., list[str]]
+
+
+@dataclass
+class Kernel:
+    """An operation with a torch reference and its implementations, best first.
+
+    The reference comes last and supports everything it is defined for.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    implementations: list[Implementation] = field(default_factory=list)
+
+    def select(self, *args: Any, **kwargs: Any) -> Implementation:
+        """Return the implementation that a call with these arguments runs."""
+        for implementation in self.implementations:
+            if not implementation.not_supported_reasons(*args, **kwargs):
+                return implementation
+        return Implementation("torch", self.reference, lambda *_, **__: [])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.select(*args, **kwargs).run(*args, **kwargs)
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def kernel(reference: Callable[..., Any]) -> Kernel:
+    """Register a torch reference as a kernel under its own name."""
+    if reference.__name__ in KERNELS:
+        raise ValueError(f"kernel {reference.__name__!r} is registered twice")
+    made = KERNELS[reference.__name__] = Kernel(reference.__name__, reference)
+    made.__doc__ = reference.__doc__
+    return made
+
+
+def get_kernel(name: str) -> Kernel:
+    """Return the kernel of that name; KeyError if there is none."""
+    return KERNELS[name]

@@ -1,0 +1,121 @@
+"""Stop at an exit: run segment after segment until a classifier is sure enough."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from robustdyn.execution import is_sparse
+from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.trace import Decision, Exit, decide, mark_sparse, record_exit, region
+
+Rule = Callable[[list[Tensor]], Tensor]  # logits (B, K) of exits 0..k -> margin (B,) of going on
+
+
+def confidence(thresholds: Tensor) -> Rule:
+    """Return the rule "stop at exit k if the largest probability is at least thresholds[k]".
+
+    The margin of going on is logit(threshold) - logit(largest probability).
+
+    Args:
+        thresholds: (exits,), probabilities between 0 and 1.
+    """
+
+    def margin(logits: list[Tensor]) -> Tensor:
+        return torch.logit(thresholds[len(logits) - 1]) - confidence_logit(logits[-1])
+
+    return margin
+
+
+def confidence_logit(logits: Tensor) -> Tensor:
+    """Return the log-odds (B,) of the largest probability of softmax(logits), logits (B, K)."""
+    top, index = logits.max(1, keepdim=True)
+    others = logits.scatter(1, index, float("-inf"))
+    return top[:, 0] - others.logsumexp(1)
+
+
+def early_exits(
+    x: Tensor,
+    segments: Sequence[Callable[[Tensor], Tensor]],
+    heads: Sequence[Callable[[Tensor], Tensor]],
+    rule: Rule,
+    *,
+    most_confident: bool = False,
+) -> Tensor:
+    """Return the logits (B, K) of the exit at which each sample stops.
+
+    Args:
+        x: (B, ...), the input of the first segment.
+        segments: each reads the output of the one before, sample by sample.
+        heads: one classifier per segment, (n, ...) -> (n, K).
+        rule: the margin of going on after an exit, from the logits of all exits so far.
+        most_confident: if no exit is sure, not even the last, answer with the most confident one
+            (Shallow-Deep Networks, Kaya et al. 2019, arXiv:1810.07052) instead of the last.
+    """
+    run = _sparse if is_sparse() else _dense
+    return run(x, list(zip(segments, heads, strict=True)), rule, most_confident)
+
+
+def _dense(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor:
+    logits: list[Tensor] = []
+    gates: list[Decision] = []
+    with ExitStack() as regions:
+        for k, (segment, head) in enumerate(stages):
+            x = segment(x)
+            logits.append(head(x))
+            if k < len(stages) - 1:
+                gates.append(decide(f"exit{k}", rule(logits), kind="exit"))
+                regions.enter_context(region(gates[-1].share()))
+    _record(logits, gates)
+    answers = [*logits[:-1], _last_answer(logits, rule) if most_confident else logits[-1]]
+    out = torch.zeros_like(logits[0])
+    reach = torch.ones_like(logits[0][:, 0])  # (B,)
+    for answer, gate in zip(answers, gates, strict=False):
+        out = out + (reach * (1 - gate.keep))[:, None] * answer
+        reach = reach * gate.keep
+    return out + reach[:, None] * answers[-1]
+
+
+def _sparse(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor:
+    mark_sparse()
+    rows = torch.arange(x.shape[0], device=x.device)  # the samples still running
+    logits: list[Tensor] = []  # of the samples still running
+    out: Tensor | None = None
+    for k, (segment, head) in enumerate(stages):
+        x = segment(x)
+        logits.append(head(x))
+        if out is None:
+            out = torch.zeros_like(logits[0])
+        if k == len(stages) - 1:
+            answer = _last_answer(logits, rule) if most_confident else logits[-1]
+            return scatter_rows(answer, rows, out)
+        on = decide(f"exit{k}", rule(logits), kind="exit").kept
+        stopped, kept = (~on).nonzero().flatten(), on.nonzero().flatten()
+        out = scatter_rows(gather_rows(logits[-1], stopped), gather_rows(rows, stopped), out)
+        if not len(kept):
+            return out
+        x, rows = gather_rows(x, kept), gather_rows(rows, kept)
+        logits = [gather_rows(part, kept) for part in logits]
+    raise ValueError("early_exits needs at least one segment")
+
+
+def _last_answer(logits: list[Tensor], rule: Rule) -> Tensor:
+    """The last exit's logits where it is sure, else those of the most confident exit, (B, K)."""
+    unsure = rule(logits) > 0
+    best = torch.stack([confidence_logit(part) for part in logits]).argmax(0)  # (B,)
+    chosen = torch.where(unsure, best, len(logits) - 1)
+    samples = torch.arange(len(chosen), device=chosen.device)
+    return torch.stack(logits)[chosen, samples]
+
+
+def _record(logits: list[Tensor], gates: list[Decision]) -> None:
+    chance = torch.ones_like(logits[0][:, 0])
+    reached = torch.ones_like(chance, dtype=torch.bool)
+    for k, part in enumerate(logits):
+        if k < len(gates):
+            onward = torch.sigmoid(gates[k].margin)
+            record_exit(Exit(f"exit{k}", part, chance * (1 - onward), reached & ~gates[k].kept))
+            chance, reached = chance * onward, reached & gates[k].kept
+        else:
+            record_exit(Exit(f"exit{k}", part, chance, reached))
