@@ -1,0 +1,1 @@
+"""The instance-wise dynamic models."""

@@ -1,0 +1,214 @@
+"""One training loop for every model: recipe and seed in, weights and model card out."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import robustdyn
+from robustdyn.data import Dataset, get_info, load_dataset
+from robustdyn.errors import UserError
+from robustdyn.gates import estimator
+from robustdyn.recipe import Recipe
+from robustdyn.registry import ModelSpec, build_model, create_model, get_model_spec
+from robustdyn.trace import trace
+from robustdyn.weights import save_card, save_weights
+
+Log = Callable[[str], None]
+
+
+def train(
+    name: str,
+    *,
+    dataset: str | None = None,
+    out: Path,
+    seed: int | None = None,
+    data_root: str | Path | None = None,
+    epochs: int | None = None,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Train a registered model by its recipe; write weights and card to `out`; return the card.
+
+    Args:
+        name: a registered model.
+        dataset: one of the model's datasets, by default the first.
+        out: folder for NAME.DATASET.safetensors and its card.
+        seed: instead of the recipe's.
+        data_root: folder of the full training data; see `load_dataset`.
+        epochs: instead of the recipe's.
+        log: called with one line per epoch.
+
+    Raises:
+        UserError: if the model has no recipe, or the training data is not found.
+    """
+    spec = get_model_spec(name)
+    if spec.recipe is None:
+        raise UserError(
+            f"Model '{name}' has no training recipe.",
+            "Pass recipe=Recipe(...) to register_model.",
+        )
+    info = get_info(dataset or spec.datasets[0])
+    recipe = spec.recipe
+    seed = recipe.seed if seed is None else seed
+    epochs = recipe.epochs if epochs is None else epochs
+    data = load_dataset(info.name, "train", root=data_root)
+    started = time.monotonic()
+
+    torch.manual_seed(seed)
+    model = build_model(spec, info)
+    _fit(model, data, recipe, epochs=epochs, seed=seed, log=log)
+    model.eval()
+    path = out / f"{name}.{info.name}.safetensors"
+    save_weights(model, path)  # rounds; thresholds are fitted to the rounded weights
+    model = create_model(name, info.name, pretrained=path)
+    if recipe.calibrate is not None:
+        inputs, labels = _whole_batches(load_dataset(info.name, "calibration"))
+        with torch.no_grad():
+            recipe.calibrate(model, inputs, labels)
+    digest = save_weights(model, path)
+    card = _card(spec, info.name, recipe, seed=seed, epochs=epochs, digest=digest)
+    card["train_seconds"] = round(time.monotonic() - started)
+    card |= measure(model, load_dataset(info.name, "test"))
+    save_card(path, card)
+    return card
+
+
+def _fit(
+    model: nn.Module, data: Dataset, recipe: Recipe, *, epochs: int, seed: int, log: Log
+) -> None:
+    rng = np.random.default_rng(seed)
+    optimizer = _optimizer(model, recipe)
+    steps = epochs * len(data.batches(recipe.batch_size))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=steps, pct_start=0.2, cycle_momentum=False
+    )
+    if data.info.task == "image":
+        model.to(memory_format=torch.channels_last)
+    half = recipe.precision == "bfloat16"
+    done = 0
+    for epoch in range(epochs):
+        model.train()
+        begun, losses, right, seen = time.monotonic(), 0.0, 0, 0
+        for x, y in _batches(data, recipe, rng):
+            with (
+                estimator(recipe.estimator),
+                torch.autocast("cpu", torch.bfloat16, enabled=half),
+                trace() as passed,
+            ):
+                logits = model(x)
+            loss = recipe.loss(logits.float(), y, passed, done / steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            losses += loss.item() * len(y)
+            right += int((logits.argmax(1) == y).sum())
+            seen += len(y)
+        if not math.isfinite(losses):
+            raise UserError("Training diverged: the loss is not finite.", "Lower the recipe's lr.")
+        used = float(passed.macs().mean()) / passed.max_macs()
+        log(
+            f"epoch {epoch + 1}/{epochs}: loss {losses / seen:.3f}, accuracy {right / seen:.3f}, "
+            f"compute {used:.2f} of full, {time.monotonic() - begun:.1f} s"
+        )
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1]},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+    )
+
+
+def _batches(
+    data: Dataset, recipe: Recipe, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled, augmented batches; samples of one batch have one shape."""
+    order = data.subset(rng.permutation(len(data)))
+    groups = order.batches(recipe.batch_size)
+    for k in rng.permutation(len(groups)):
+        x = order.stack(groups[k])
+        y = torch.from_numpy(order.labels[groups[k]])
+        yield _augmented(x, recipe.augment, rng), y
+
+
+def _augmented(x: Tensor, how: str, rng: np.random.Generator) -> Tensor:
+    if how == "flip_shift":  # each image mirrored or not, all shifted by up to 2 pixels
+        flip = torch.from_numpy(rng.random(len(x)) < 0.5)
+        x = torch.where(flip[:, None, None, None], x.flip(3), x)
+        height, width = x.shape[2:]
+        row, column = rng.integers(0, 5, 2)
+        x = F.pad(x, (2, 2, 2, 2))[:, :, row : row + height, column : column + width]
+        return x.contiguous(memory_format=torch.channels_last)
+    if how == "jitter":  # noise on every value, and one offset per feature of a sequence
+        noise = torch.from_numpy(rng.normal(0.0, 0.02, tuple(x.shape))).float()
+        offset = torch.from_numpy(rng.normal(0.0, 0.02, (x.shape[0], 1, x.shape[2]))).float()
+        return x + noise + offset
+    return x
+
+
+def _whole_batches(data: Dataset, size: int = 500) -> tuple[list[Tensor], list[Tensor]]:
+    groups = data.batches(size)
+    return [data.stack(g) for g in groups], [torch.from_numpy(data.labels[g]) for g in groups]
+
+
+@torch.no_grad()
+def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
+    """Return the model card's figures on a data set: accuracy and compute, also with every gate open.
+
+    `full_accuracy` and `full_macs` are those of full inference: every gate open, the last exit.
+    """
+    right = full_right = 0
+    macs, maxima = [], []
+    kept: dict[str, list[Tensor]] = {}
+    for x, y in zip(*_whole_batches(data), strict=True):
+        with trace() as passed:
+            right += int((model(x).argmax(1) == y).sum())
+        with estimator("full"):
+            full_right += int((model(x).argmax(1) == y).sum())
+        macs.append(passed.macs())
+        maxima.append(torch.full((len(y),), passed.max_macs(), dtype=torch.float64))
+        for decision in passed.decisions.values():
+            kept.setdefault(decision.name, []).append(decision.rate())
+    spent, full = torch.cat(macs), torch.cat(maxima)
+    return {
+        "test_samples": len(data),
+        "accuracy": right / len(data),
+        "full_accuracy": full_right / len(data),
+        "mean_macs": float(spent.mean()),
+        "full_macs": float(full.mean()),
+        "compute": float((spent / full).mean()),
+        "compute_std": float((spent / full).std()),
+        "gates": {name: float(torch.cat(rates).mean()) for name, rates in kept.items()},
+    }
+
+
+def _card(
+    spec: ModelSpec, dataset: str, recipe: Recipe, *, seed: int, epochs: int, digest: str
+) -> dict[str, Any]:
+    return {
+        "model": spec.name,
+        "dataset": dataset,
+        "family": spec.family,
+        "paper": spec.paper,
+        "command": f"robustdyn train {spec.name} --dataset {dataset} --seed {seed}",
+        "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
+        "seed": seed,
+        "sha256": digest,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"robustdyn": robustdyn.__version__, "torch": torch.__version__},
+    }
