@@ -1,0 +1,170 @@
+"""The registry of attacks: an attack is a function, registered under its usual name."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustdyn.attacks.foreign import LIBRARIES, foreign_attack
+from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.errors import UserError, suggest
+from robustdyn.threat import Threat
+
+AttackFunction = Callable[..., Tensor]
+_CONTRACT = ("model", "x", "y", "threat", "objective", "seeds")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A registered attack.
+
+    Attributes:
+        name: such as "pgd", or "torchattacks:PGD".
+        run: `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`.
+        objectives: the names it can maximise, its default first; empty if it has one of its own.
+        params: its keyword parameters and their defaults; None where its library checks them.
+        batch_coupled: True if a sample's result depends on the others in its batch.
+        summary: the first line of its docstring.
+    """
+
+    name: str
+    run: AttackFunction
+    objectives: tuple[str, ...]
+    params: dict[str, Any] | None
+    batch_coupled: bool
+    summary: str
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        threat: Threat,
+        objective: "str | Objective | None" = None,
+        seeds: Sequence[int] | None = None,
+        **params: Any,
+    ) -> Tensor:
+        """Return adversarial inputs (B, ...), detached.
+
+        The model is in eval mode meanwhile and its parameters are frozen; both are restored,
+        module by module, whatever happens.
+
+        Args:
+            model: maps inputs to logits (B, K).
+            x: (B, ...) inputs inside the threat's bounds.
+            y: (B,) int64 labels.
+            threat: what may change.
+            objective: what to maximise; by default the attack's own.
+            seeds: one per sample, by default 0, 1, 2 ...
+
+        Raises:
+            UserError: if a parameter is unknown or out of range.
+        """
+        if objective is None and self.objectives:
+            objective = self.objectives[0]
+        seeds = list(range(len(x))) if seeds is None else seeds
+        with deployed(model):
+            x_adv = self.run(
+                model, x, y, threat=threat, objective=objective, seeds=seeds, **params
+            )
+        return x_adv.detach()
+
+
+@contextmanager
+def deployed(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode with frozen parameters; restore every flag afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    learning = [(p, p.requires_grad) for p in model.parameters()]
+    model.eval()
+    for parameter, _ in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in learning:
+            parameter.requires_grad_(flag)
+
+
+_ATTACKS: dict[str, Attack] = {}
+
+
+def register_attack(*, objectives: tuple[str, ...] = ()) -> Callable[[AttackFunction], AttackFunction]:
+    """Register the decorated function under its own name.
+
+    Args:
+        objectives: names of the objectives it can maximise, its default first.
+    """
+
+    def register(run: AttackFunction) -> AttackFunction:
+        if run.__name__ in _ATTACKS:
+            raise ValueError(f"attack {run.__name__!r} is registered twice")
+        parameters = inspect.signature(run).parameters.values()
+        _ATTACKS[run.__name__] = Attack(
+            name=run.__name__,
+            run=run,
+            objectives=objectives,
+            params={p.name: p.default for p in parameters if p.name not in _CONTRACT},
+            batch_coupled=False,
+            summary=(inspect.getdoc(run) or "").split("\n")[0],
+        )
+        return run
+
+    return register
+
+
+def list_attacks() -> list[Attack]:
+    """Return our own attacks, sorted by name."""
+    return [_ATTACKS[name] for name in sorted(_ATTACKS)]
+
+
+def get(name: str) -> Attack:
+    """Return an attack: one of ours, or "torchattacks:NAME" or "foolbox:NAME".
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    library, _, method = name.partition(":")
+    if method and library in LIBRARIES:
+        run = foreign_attack(library, method)
+        summary = f"{method} of {library}; parameters are the library's own"
+        return Attack(name, run, (), None, True, summary)
+    if name not in _ATTACKS:
+        raise UserError(
+            f"Unknown attack '{name}'.",
+            f"{suggest(name, _ATTACKS)}Choose one of: {', '.join(sorted(_ATTACKS))}, "
+            f"or {' or '.join(f'{library}:NAME' for library in LIBRARIES)}.",
+        )
+    return _ATTACKS[name]
+
+
+def check_params(name: str, objective: str, params: dict[str, Any]) -> None:
+    """Check an attack's objective ("" for its default) and parameters before it runs.
+
+    Raises:
+        UserError: if one of them is unknown.
+    """
+    attack = get(name)
+    if objective:
+        get_objective(objective)
+        if objective not in attack.objectives:
+            possible = ", ".join(attack.objectives) or "none: it has its own"
+            raise UserError(
+                f"Attack '{name}' cannot maximise '{objective}'.",
+                f"Its objectives: {possible}.",
+            )
+    if attack.params is None:
+        return
+    for key in params:
+        if key not in attack.params:
+            known = ", ".join(attack.params) or "none"
+            raise UserError(
+                f"Attack '{name}' has no parameter '{key}'.",
+                f"{suggest(key, attack.params)}Its parameters: {known}.",
+            )
+
