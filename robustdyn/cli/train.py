@@ -1,0 +1,116 @@
+"""`robustdyn train`: weights and model cards from recorded recipes."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from robustdyn.cli.output import columns, note
+
+if TYPE_CHECKING:
+    from robustdyn.registry import ModelSpec
+
+
+@click.command("train", short_help="Train a model by its recipe.")
+@click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Train every model that has a recipe.")
+@click.option("--dataset", help="One of the model's datasets.  [its first]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the weights.  [the user's own]"
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the training data.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--dry-run", is_flag=True, help="Print the recipes; train nothing.")
+def command(
+    name: str | None,
+    every: bool,
+    dataset: str | None,
+    out: Path | None,
+    data_root: Path | None,
+    seed: int | None,
+    epochs: int | None,
+    dry_run: bool,
+) -> int:
+    """Train the model NAME by its recipe, and print the path of its weights.
+
+    \b
+    robustdyn train skipnet
+    robustdyn train --all --dry-run
+    """
+    from robustdyn.errors import UserError
+    from robustdyn.registry import get_model_spec, list_models
+    from robustdyn.weights import user_folder
+
+    if every == (name is not None):
+        raise UserError("Give the name of a model, or --all.", "See `robustdyn list models`.")
+    specs = [s for s in list_models() if s.recipe] if name is None else [get_model_spec(name)]
+    if dataset is not None and name is None:
+        specs = [spec for spec in specs if dataset in spec.datasets]
+    if dry_run:
+        click.echo(columns((s.name, dataset or s.datasets[0], _recipe(s)) for s in specs))
+        return 0
+    folder = out or user_folder()
+    _check_writable(folder)
+    failed = []
+    for spec in specs:
+        try:
+            _train(spec, dataset or spec.datasets[0], folder, seed, epochs, data_root)
+        except UserError as error:
+            if name is not None:
+                raise
+            note(f"{spec.name} failed: {error.message}")
+            failed.append(spec.name)
+    if failed:
+        note(f"Not trained: {', '.join(failed)}.")
+    return 1 if failed else 0
+
+
+def _train(
+    spec: "ModelSpec",
+    dataset: str,
+    folder: Path,
+    seed: int | None,
+    epochs: int | None,
+    data_root: Path | None,
+) -> None:
+    from robustdyn.training import train
+
+    note(f"Training {spec.name} on {dataset}")
+    card = train(
+        spec.name,
+        dataset=dataset,
+        out=folder,
+        seed=seed,
+        epochs=epochs,
+        data_root=data_root,
+        log=note,
+    )
+    note(f"accuracy {card['accuracy']:.1%}, compute {card['compute']:.2f} of full")
+    click.echo(folder / f"{spec.name}.{dataset}.safetensors")
+
+
+def _recipe(spec: "ModelSpec") -> str:
+    if spec.recipe is None:
+        return "no recipe"
+    recipe = spec.recipe
+    return (
+        f"{recipe.epochs} epochs of {recipe.optimizer}, lr {recipe.lr}, batch {recipe.batch_size}, "
+        f"estimator {recipe.estimator}, seed {recipe.seed}"
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    from robustdyn.errors import UserError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe.{os.getpid()}.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Weights cannot be written to '{folder}': {error.strerror}.",
+            "Choose another folder with --out.",
+        ) from error

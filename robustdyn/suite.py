@@ -1,0 +1,230 @@
+"""Suites and cells: what is to be evaluated, and the id of each piece of that work.
+
+A suite multiplies its lists (models x attacks x eps x ranges of samples) into cells. A cell's id
+comes from its definition alone, so the same work has the same id in every plan and every stored
+result, and resuming is a set difference. `robustdyn.suites` reads suites from files.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from robustdyn.data import load_dataset
+from robustdyn.errors import UserError, suggest
+from robustdyn.registry import ModelSpec, list_models
+from robustdyn.weights import find_weights, sha256
+
+ID_VERSION = 1
+"""Raise it when the same definition starts to give other numbers (a mended attack, say)."""
+
+IDENTITY = (
+    "model",
+    "dataset",
+    "split",
+    "attack",
+    "objective",
+    "estimator",
+    "attack_params",
+    "norm",
+    "eps",
+    "seed",
+    "start",
+    "stop",
+    "weights",
+)
+"""Fields of a cell that decide its numbers: they make its id."""
+
+RUNTIME: tuple[str, ...] = ()
+"""Fields of a cell that cannot change its numbers, and so stay out of its id."""
+
+Param = int | float | str | bool | list | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model x one attack x one threat x one range of samples: the unit of work and of resume.
+
+    Attributes:
+        model, dataset, split: as registered.
+        attack: such as "pgd", "clean", "torchattacks:PGD".
+        objective: what the attack maximises, "" if it has none.
+        estimator: the gradient estimator of the gates, "" for the model's own.
+        attack_params: sorted (key, value) pairs.
+        norm, eps: the threat.
+        seed: of the attack's random choices, together with the sample id.
+        start, stop: the positions in the dataset, stop excluded.
+        weights: SHA-256 of the weights file, "" for a model without one.
+    """
+
+    model: str
+    dataset: str
+    split: str
+    attack: str
+    objective: str
+    estimator: str
+    attack_params: tuple[tuple[str, Param], ...]
+    norm: str
+    eps: float
+    seed: int
+    start: int
+    stop: int
+    weights: str
+
+    def definition(self) -> dict[str, Any]:
+        """Return the identity fields by name, ready for JSON."""
+        values = {name: getattr(self, name) for name in IDENTITY}
+        return values | {"attack_params": dict(self.attack_params), "eps": float(self.eps)}
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits: the start of the SHA-256 of the canonical definition and ID_VERSION."""
+        versioned = self.definition() | {"id_version": ID_VERSION}
+        canonical = json.dumps(versioned, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def samples(self) -> int:
+        """How many samples the cell holds."""
+        return self.stop - self.start
+
+    @property
+    def label(self) -> str:
+        """A line for people: model, attack, threat and samples."""
+        size = f"{self.eps * 255:.3g}/255" if self.norm == "linf" else f"{self.eps:.3g}"
+        threat = f"{self.norm} {size}" if self.eps else ""
+        parts = (self.model, self.attack, self.objective, threat, f"[{self.start}:{self.stop}]")
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class AttackEntry:
+    """One [[attacks]] table of a suite: an attack with its parameters and its list of eps.
+
+    `models` are patterns that restrict it to some of the suite's models; empty means all.
+    """
+
+    attack: str
+    objective: str
+    estimator: str
+    norm: str
+    eps: tuple[float, ...]
+    params: tuple[tuple[str, Param], ...]
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to evaluate. `batch_size` is a runtime setting: it changes no number.
+
+    Attributes:
+        name, title: for the run folder and the report.
+        models: names, or patterns of names and families such as "spatial.*".
+        samples: how many of each model, the first of the split.
+        samples_per_cell: the most samples of one cell.
+    """
+
+    name: str
+    title: str
+    models: tuple[str, ...]
+    samples: int
+    split: str
+    seed: int
+    samples_per_cell: int
+    batch_size: int
+    attacks: tuple[AttackEntry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved suite, ready for JSON."""
+        return asdict(self)
+
+
+def cells(suite: Suite) -> list[Cell]:
+    """Return the suite's cells in the order of its lists, duplicates merged.
+
+    Raises:
+        UserError: if a model is unknown or has no weights, or a split is not in its dataset.
+    """
+    specs = _models(suite.models)
+    for entry in suite.attacks:
+        if entry.models and not any(_matches(spec, entry.models) for spec in specs):
+            raise UserError(
+                f"The attack '{entry.attack}' is restricted to {', '.join(entry.models)}, "
+                "which are no models of this suite.",
+                "Change the `models` of the attack, or those of the suite.",
+            )
+    found = [cell for spec in specs for cell in _cells_of_model(suite, spec)]
+    return list({cell.id: cell for cell in found}.values())
+
+
+def _models(patterns: tuple[str, ...]) -> list[ModelSpec]:
+    specs: dict[str, ModelSpec] = {}
+    for pattern in patterns:
+        matching = [spec for spec in list_models() if _matches(spec, (pattern,))]
+        if not matching:
+            raise UserError(
+                f"No model is named or matches '{pattern}'.",
+                f"{suggest(pattern.rstrip('.*'), _branches())}See `robustdyn list models`.",
+            )
+        for spec in matching:
+            specs.setdefault(spec.name, spec)
+    return list(specs.values())
+
+
+def _matches(spec: ModelSpec, patterns: tuple[str, ...]) -> bool:
+    """True if a pattern fits the model's name or family, or names a branch above its family."""
+    return any(
+        fnmatchcase(spec.name, pattern)
+        or fnmatchcase(spec.family, pattern)
+        or spec.family.startswith(f"{pattern}.")
+        for pattern in patterns
+    )
+
+
+def _branches() -> set[str]:
+    """The names of all models, and of all branches of the taxonomy."""
+    families = [spec.family.split(".") for spec in list_models()]
+    branches = {".".join(f[: k + 1]) for f in families for k in range(len(f))}
+    return branches | {spec.name for spec in list_models()}
+
+
+def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
+    dataset = spec.datasets[0]
+    weights = _weights(spec, dataset)
+    samples = min(suite.samples, len(load_dataset(dataset, suite.split)))
+    step = suite.samples_per_cell
+    return [
+        Cell(
+            model=spec.name,
+            dataset=dataset,
+            split=suite.split,
+            attack=entry.attack,
+            objective=entry.objective,
+            estimator=entry.estimator,
+            attack_params=entry.params,
+            norm=entry.norm,
+            eps=eps,
+            seed=suite.seed,
+            start=start,
+            stop=min(start + step, samples),
+            weights=weights,
+        )
+        for entry in suite.attacks
+        if not entry.models or _matches(spec, entry.models)
+        for eps in entry.eps
+        for start in range(0, samples, step)
+    ]
+
+
+def _weights(spec: ModelSpec, dataset: str) -> str:
+    path = find_weights(spec.name, dataset)
+    if path is not None:
+        return sha256(path)
+    if spec.build.__module__.startswith("robustdyn.models."):
+        raise UserError(
+            f"There are no trained weights of '{spec.name}' for '{dataset}'.",
+            f"Run `robustdyn train {spec.name}` first, or leave the model out of the suite.",
+        )
+    return ""
