@@ -73,7 +73,14 @@ def estimator(name: str, **params: float) -> Iterator[None]:
             f"Unknown gradient estimator '{name}'.",
             f"{suggest(name, ESTIMATORS)}Choose one of: {', '.join(ESTIMATORS)}.",
         )
-    token = _current.set(partial(ESTIMATORS[name], **params))
+    with using(partial(ESTIMATORS[name], **params) if params else ESTIMATORS[name]):
+        yield
+
+
+@contextmanager
+def using(estimator: Estimator) -> Iterator[None]:
+    """Let every decision made inside use the given function."""
+    token = _current.set(estimator)
     try:
         yield
     finally:
@@ -87,5 +94,4 @@ def keep_from(margin: Tensor) -> Tensor:
 
 def forward_is_hard() -> bool:
     """Return True if decisions are made as in deployment: 0 or 1, by the sign of the margin."""
-    current = _current.get()
-    return current is straight_through or getattr(current, "func", None) is straight_through
+    return _current.get() is straight_through

@@ -143,10 +143,12 @@ def _batches(
     for k in rng.permutation(len(groups)):
         x = order.stack(groups[k])
         y = torch.from_numpy(order.labels[groups[k]])
-        yield _augmented(x, recipe.augment, rng), y
+        yield _augmented(x, recipe.augment, data.info.std, rng), y
 
 
-def _augmented(x: Tensor, how: str, rng: np.random.Generator) -> Tensor:
+def _augmented(
+    x: Tensor, how: str, std: tuple[float, ...], rng: np.random.Generator
+) -> Tensor:
     if how == "flip_shift":  # each image mirrored or not, all shifted by up to 2 pixels
         flip = torch.from_numpy(rng.random(len(x)) < 0.5)
         x = torch.where(flip[:, None, None, None], x.flip(3), x)
@@ -155,9 +157,8 @@ def _augmented(x: Tensor, how: str, rng: np.random.Generator) -> Tensor:
         x = F.pad(x, (2, 2, 2, 2))[:, :, row : row + height, column : column + width]
         return x.contiguous(memory_format=torch.channels_last)
     if how == "jitter":  # noise on every value, and one offset per feature of a sequence
-        noise = torch.from_numpy(rng.normal(0.0, 0.02, tuple(x.shape))).float()
-        offset = torch.from_numpy(rng.normal(0.0, 0.02, (x.shape[0], 1, x.shape[2]))).float()
-        return x + noise + offset
+        noise = rng.normal(0.0, 0.3, tuple(x.shape)) + rng.normal(0.0, 0.2, (len(x), 1, x.shape[2]))
+        return x + (torch.from_numpy(noise) * torch.tensor(std)).float()
     return x
 
 

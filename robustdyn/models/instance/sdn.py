@@ -80,7 +80,7 @@ class ShallowDeepResNet(nn.Module):
     recipe=Recipe(
         epochs=8,
         loss=deep_supervision(final_weight=0.9),
-        calibrate=fit_confidence_threshold(max_drop=0.005),
+        calibrate=fit_confidence_threshold(max_drop=0.003),
     ),
 )
 def sdn_resnet(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):

@@ -60,11 +60,12 @@ class SkipRNN(nn.Module):
     paper="Campos et al., Skip RNN, 2018, arXiv:1708.06834",
     task="sequence",
     recipe=Recipe(
-        epochs=150,
+        epochs=60,
         loss=step_cost(weight=0.02),
         optimizer="adamw",
         lr=3e-3,
         batch_size=16,
+        weight_decay=1e-2,
         augment="jitter",
         precision="float32",
     ),
