@@ -96,6 +96,26 @@ def budget(*, target: float, weight: float, gate_bounds: bool = False) -> Loss:
 
 
 @described
+def gate_rates(*, target: float, weight: float, spread: float) -> Loss:
+    """Return CE + weight * mean (rate - target)^2 - spread * mean variance, means over gates.
+
+    A gate's rate and variance are those of its chance to run, over the batch. A target for every
+    gate keeps each from staying open or shut (Veit and Belongie 2018, arXiv:1711.11503), the
+    variance makes it depend on the input (Bengio et al. 2015, arXiv:1511.06297). The target falls
+    from 1 over the first third of training.
+    """
+
+    def loss(logits: Tensor, y: Tensor, trace: Trace, progress: float) -> Tensor:
+        warm = min(1.0, progress / 0.33)
+        aim = 1.0 + warm * (target - 1.0)
+        chance = torch.stack([torch.sigmoid(d.margin.float()) for d in trace.decisions.values()])
+        off = (chance.mean(1) - aim).square().mean()
+        return F.cross_entropy(logits, y) + weight * off - warm * spread * chance.var(1).mean()
+
+    return loss
+
+
+@described
 def step_cost(*, weight: float) -> Loss:
     """Return CE + weight * mean number of kept steps (Campos et al. 2018, arXiv:1708.06834)."""
 

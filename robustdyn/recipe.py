@@ -27,6 +27,8 @@ class Recipe:
         weight_decay: on weights, not on norms and biases.
         augment: "flip_shift" (images), "jitter" (sequences) or "none".
         estimator: the gradient estimator of the gates in training.
+        full_share: the part of the batches that is trained with every gate open, so that full
+            inference stays meaningful (the sandwich rule of Yu and Huang 2019, arXiv:1903.05134).
         precision: "bfloat16" (autocast) or "float32".
         seed: of the initial weights, the order of samples, augmentation and gate noise.
     """
@@ -40,5 +42,6 @@ class Recipe:
     weight_decay: float = 5e-4
     augment: str = "flip_shift"
     estimator: str = "straight_through"
+    full_share: float = 0.0
     precision: str = "bfloat16"
     seed: int = 0

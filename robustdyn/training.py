@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from robustdyn.data import Dataset, get_info, load_dataset
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator
 from robustdyn.recipe import Recipe
-from robustdyn.registry import ModelSpec, build_model, create_model, get_model_spec
+from robustdyn.registry import ModelSpec, build_model, get_model_spec
 from robustdyn.trace import trace
-from robustdyn.weights import save_card, save_weights
+from robustdyn.weights import round_weights, save_weights
 
 Log = Callable[[str], None]
 
@@ -63,21 +64,29 @@ def train(
 
     torch.manual_seed(seed)
     model = build_model(spec, info)
-    _fit(model, data, recipe, epochs=epochs, seed=seed, log=log)
+    with _threads(1 if info.task == "sequence" else None):  # small operations do not share work
+        _fit(model, data, recipe, epochs=epochs, seed=seed, log=log)
     model.eval()
-    path = out / f"{name}.{info.name}.safetensors"
-    save_weights(model, path)  # rounds; thresholds are fitted to the rounded weights
-    model = create_model(name, info.name, pretrained=path)
+    round_weights(model)  # before thresholds are fitted and figures taken
     if recipe.calibrate is not None:
         inputs, labels = _whole_batches(load_dataset(info.name, "calibration"))
         with torch.no_grad():
             recipe.calibrate(model, inputs, labels)
-    digest = save_weights(model, path)
-    card = _card(spec, info.name, recipe, seed=seed, epochs=epochs, digest=digest)
+    card = _card(spec, info.name, recipe, seed=seed, epochs=epochs)
     card["train_seconds"] = round(time.monotonic() - started)
     card |= measure(model, load_dataset(info.name, "test"))
-    save_card(path, card)
+    save_weights(model, out / f"{name}.{info.name}.safetensors", card)
     return card
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(
@@ -97,8 +106,9 @@ def _fit(
         model.train()
         begun, losses, right, seen = time.monotonic(), 0.0, 0, 0
         for x, y in _batches(data, recipe, rng):
+            gates = "full" if rng.random() < recipe.full_share else recipe.estimator
             with (
-                estimator(recipe.estimator),
+                estimator(gates),
                 torch.autocast("cpu", torch.bfloat16, enabled=half),
                 trace() as passed,
             ):
@@ -115,7 +125,7 @@ def _fit(
             seen += len(y)
         if not math.isfinite(losses):
             raise UserError("Training diverged: the loss is not finite.", "Lower the recipe's lr.")
-        used = float(passed.macs().mean()) / passed.max_macs()
+        used = float(passed.expected_macs().mean()) / passed.max_macs()
         log(
             f"epoch {epoch + 1}/{epochs}: loss {losses / seen:.3f}, accuracy {right / seen:.3f}, "
             f"compute {used:.2f} of full, {time.monotonic() - begun:.1f} s"
@@ -199,7 +209,7 @@ def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
 
 
 def _card(
-    spec: ModelSpec, dataset: str, recipe: Recipe, *, seed: int, epochs: int, digest: str
+    spec: ModelSpec, dataset: str, recipe: Recipe, *, seed: int, epochs: int
 ) -> dict[str, Any]:
     return {
         "model": spec.name,
@@ -209,7 +219,6 @@ def _card(
         "command": f"robustdyn train {spec.name} --dataset {dataset} --seed {seed}",
         "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
         "seed": seed,
-        "sha256": digest,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"robustdyn": robustdyn.__version__, "torch": torch.__version__},
     }

@@ -69,25 +69,33 @@ def _untrained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
 
 
-def save_weights(model: nn.Module, path: Path) -> str:
-    """Write the model's weights, half precision where that keeps them useful; return the SHA-256.
+def stored_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the model's weights as they are stored: rounded where that keeps them useful.
 
-    Matrices and kernels are stored as float16; vectors (norms, biases, thresholds) as float32.
+    Matrices and kernels are float16; vectors (norms, biases, thresholds) are float32.
     """
-    state = {
+    return {
         key: (value.half() if value.dim() > 1 else value.float()).contiguous()
         for key, value in model.state_dict().items()
         if key not in _untrained(model)
     }
+
+
+def round_weights(model: nn.Module) -> None:
+    """Round the model's weights to what is stored, so that it is the model that users get."""
+    model.load_state_dict(stored_weights(model) | _untrained(model))
+
+
+def save_weights(model: nn.Module, path: Path, card: dict[str, Any]) -> None:
+    """Write weights and model card, each atomically; the card gets the weights' SHA-256.
+
+    Killed in between, this leaves weights without a card, never with a card of other weights.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
+    partial, described = path.with_suffix(".partial"), path.with_suffix(".json")
+    save_file(stored_weights(model), partial)
+    digest = sha256(partial)
+    described.unlink(missing_ok=True)
     os.replace(partial, path)
-    return sha256(path)
-
-
-def save_card(path: Path, card: dict[str, Any]) -> None:
-    """Write the model card beside the weights file `path`, atomically."""
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(partial, path.with_suffix(".json"))
+    partial.write_text(json.dumps(card | {"sha256": digest}, indent=2) + "\n")
+    os.replace(partial, described)

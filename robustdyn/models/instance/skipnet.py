@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustdyn.losses import budget
+from robustdyn.losses import gate_rates
 from robustdyn.models.layers import BasicBlock, Stem, pooled, residual_plan
 from robustdyn.primitives import run_or_bypass
 from robustdyn.recipe import Recipe
@@ -35,8 +35,8 @@ class SkipNet(nn.Module):
     """x <- keep * F(x) + (1 - keep) * bypass, where F is the whole block.
 
     Where a block changes the shape, the bypass is a 1x1 convolution of its own that always runs.
-    Deviation from the paper: gates are trained with Gumbel noise and a budget instead of
-    supervised pre-training and REINFORCE.
+    Deviation from the paper: gates are trained with Gumbel noise and a rate for every gate instead
+    of supervised pre-training and REINFORCE.
     """
 
     def __init__(
@@ -75,7 +75,12 @@ class SkipNet(nn.Module):
     family="instance.depth.layer_skip.gate",
     paper="Wang et al., SkipNet, 2018, arXiv:1711.09485",
     task="image",
-    recipe=Recipe(epochs=8, loss=budget(target=0.5, weight=10.0), estimator="gumbel"),
+    recipe=Recipe(
+        epochs=8,
+        loss=gate_rates(target=0.45, weight=2.0, spread=0.5),
+        estimator="gumbel",
+        full_share=0.15,
+    ),
 )
 def skipnet(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
     """A residual network whose recurrent gate skips blocks."""

@@ -73,7 +73,10 @@ class DynConv(nn.Module):
     paper="Verelst and Tuytelaars, Dynamic Convolutions, 2020, arXiv:1912.03203",
     task="image",
     recipe=Recipe(
-        epochs=8, loss=budget(target=0.5, weight=10.0, gate_bounds=True), estimator="gumbel"
+        epochs=8,
+        loss=budget(target=0.5, weight=10.0, gate_bounds=True),
+        estimator="gumbel",
+        full_share=0.25,
     ),
 )
 def dynconv(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
