@@ -68,9 +68,7 @@ class Attack:
             objective = self.objectives[0]
         seeds = list(range(len(x))) if seeds is None else seeds
         with deployed(model):
-            x_adv = self.run(
-                model, x, y, threat=threat, objective=objective, seeds=seeds, **params
-            )
+            x_adv = self.run(model, x, y, threat=threat, objective=objective, seeds=seeds, **params)
         return x_adv.detach()
 
 
@@ -94,7 +92,9 @@ def deployed(model: nn.Module) -> Iterator[None]:
 _ATTACKS: dict[str, Attack] = {}
 
 
-def register_attack(*, objectives: tuple[str, ...] = ()) -> Callable[[AttackFunction], AttackFunction]:
+def register_attack(
+    *, objectives: tuple[str, ...] = ()
+) -> Callable[[AttackFunction], AttackFunction]:
     """Register the decorated function under its own name.
 
     Args:
@@ -167,4 +167,3 @@ def check_params(name: str, objective: str, params: dict[str, Any]) -> None:
                 f"Attack '{name}' has no parameter '{key}'.",
                 f"{suggest(key, attack.params)}Its parameters: {known}.",
             )
-

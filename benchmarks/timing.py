@@ -11,7 +11,7 @@ import torch
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object], *, rounds: int) -> dict:
-    """Return the ratio first / second of paired runs, and the seconds of each, with their spread."""
+    """Return the ratio first / second of paired runs and the seconds of each, with spread."""
     first(), second()
     pairs = []
     for k in range(rounds):

@@ -17,9 +17,9 @@ if not (_here / "attacks").is_dir() and (_here.parent / "attacks" / "__init__.py
     __path__.append(str(_here.parent))
 
 _HOME = {
-    "Decision": "trace",
-    "Exit": "trace",
-    "Share": "trace",
+    "Decision": "decision",
+    "Exit": "decision",
+    "Share": "decision",
     "Trace": "trace",
     "trace": "trace",
     "decide": "trace",

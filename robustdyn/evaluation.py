@@ -1,4 +1,4 @@
-"""Evaluation: attack a batch, check the attack's word, measure both passes -> one row per sample."""
+"""Evaluation: attack a batch, check the attack's word, measure both passes: a row per sample."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

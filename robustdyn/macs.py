@@ -7,6 +7,7 @@ those that it lacks: fused recurrences, fused attention on CPU, and the fast pat
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -64,7 +65,7 @@ def _native_attention(query, key, value, embed_dim, num_heads, qkv_weight, *_, *
 
 def _encoder_layer(src, embed_dim, *args, **__) -> int:
     batch, length, dim = _shape(src)
-    # (num_heads, qkv_w, qkv_b, proj_w, proj_b, gelu, norm_first, eps, n1w, n1b, n2w, n2b, ffn1_w...)
+    # num_heads, qkv (w, b), proj (w, b), gelu, norm_first, eps, norm1 (w, b), norm2 (w, b), ffn1_w
     hidden = args[12].shape[0]
     return batch * length * (4 * dim * dim + 2 * dim * hidden) + 2 * batch * length**2 * embed_dim
 
@@ -174,6 +175,24 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(arg)
 
 
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.pauses = 0
+
+
+_local = _Local()
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Leave the operations inside out of every count: bookkeeping is not the model's work."""
+    _local.pauses += 1
+    try:
+        yield
+    finally:
+        _local.pauses -= 1
+
+
 class MacCounter(TorchDispatchMode):
     """Reports the MACs of every operation to `add(macs, shared)`.
 
@@ -184,7 +203,6 @@ class MacCounter(TorchDispatchMode):
     def __init__(self, add: Callable[[int, bool], None]):
         super().__init__()
         self._add = add
-        self._pauses = 0
         self._constants: set[int] = set()
         self._alive: list[Tensor] = []
 
@@ -197,15 +215,6 @@ class MacCounter(TorchDispatchMode):
         """Name the tensors (parameters, buffers) that are the same for every sample."""
         self._constants.update(t.untyped_storage().data_ptr() for t in tensors)
         self._constants.discard(0)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the operations inside uncounted: bookkeeping is not the model's work."""
-        self._pauses += 1
-        try:
-            yield
-        finally:
-            self._pauses -= 1
 
     def _is_constant(self, tensor: Tensor) -> bool:
         storage = tensor.untyped_storage()
@@ -221,10 +230,10 @@ class MacCounter(TorchDispatchMode):
         if rule is None:
             rule = _rules[func] = _rule(func)
         if rule is _COMPOSITE:
-            with self:
+            with self:  # so that its parts come back here
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        if self._pauses or torch._C._current_graph_task_id() != -1:
+        if _local.pauses or torch._C._current_graph_task_id() != -1:
             return out
         if rule is not _FREE:
             shared = all(self._is_constant(t) for t in _tensors(args))

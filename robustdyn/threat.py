@@ -40,9 +40,7 @@ class Threat:
                 "Give a finite eps of at least 0, for example 8/255.",
             )
         if not self.bounds[0] < self.bounds[1]:
-            raise UserError(
-                f"The bounds {self.bounds} hold no input.", "Give (smallest, largest)."
-            )
+            raise UserError(f"The bounds {self.bounds} hold no input.", "Give (smallest, largest).")
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return the distance (B,) between inputs (B, ...) in this threat's norm."""
@@ -75,4 +73,3 @@ def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
     """Return the distance (B,) between inputs (B, ...), "linf" or "l2"."""
     delta = (x_adv - x).flatten(1)
     return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
-

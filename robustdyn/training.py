@@ -156,9 +156,7 @@ def _batches(
         yield _augmented(x, recipe.augment, data.info.std, rng), y
 
 
-def _augmented(
-    x: Tensor, how: str, std: tuple[float, ...], rng: np.random.Generator
-) -> Tensor:
+def _augmented(x: Tensor, how: str, std: tuple[float, ...], rng: np.random.Generator) -> Tensor:
     if how == "flip_shift":  # each image mirrored or not, all shifted by up to 2 pixels
         flip = torch.from_numpy(rng.random(len(x)) < 0.5)
         x = torch.where(flip[:, None, None, None], x.flip(3), x)
@@ -179,7 +177,7 @@ def _whole_batches(data: Dataset, size: int = 500) -> tuple[list[Tensor], list[T
 
 @torch.no_grad()
 def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
-    """Return the model card's figures on a data set: accuracy and compute, also with every gate open.
+    """Return the model card's figures on a data set: accuracy, compute, and the gates' rates.
 
     `full_accuracy` and `full_macs` are those of full inference: every gate open, the last exit.
     """

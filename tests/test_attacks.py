@@ -194,9 +194,7 @@ def test_pgd_works_with_a_soft_estimator_but_judges_the_hard_model(name):
     x, y = batch()
     model = Toy().eval()
     with rd.estimator(name):
-        x_adv = attacks.get("pgd")(
-            model, x, y, threat=rd.Threat("linf", 0.25), objective="compute"
-        )
+        x_adv = attacks.get("pgd")(model, x, y, threat=rd.Threat("linf", 0.25), objective="compute")
     with rd.trace() as trace:
         model(x_adv)
     assert (trace.macs() == trace.max_macs()).all()
@@ -223,7 +221,7 @@ def test_random_draws_depend_on_seed_and_sample_only():
     assert torch.equal(uniform([seeds[1]], like[:1])[0], draws[1])
     assert not torch.equal(uniform(seeds, like, stream=1), draws)
     assert sample_seeds(0, [5]) != sample_seeds(1, [5])
-    assert (0 <= draws).all()
+    assert (draws >= 0).all()
     assert (draws < 1).all()
 
 

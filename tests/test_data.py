@@ -81,7 +81,8 @@ def test_size_types_and_range(dataset):
     for batch in dataset.batches(1000):
         x = dataset.stack(batch)
         assert x.dtype == torch.float32
-        assert x.min() >= 0 and x.max() <= 1
+        assert x.min() >= 0
+        assert x.max() <= 1
 
 
 def test_images_reach_both_bounds(splits):
@@ -91,7 +92,8 @@ def test_images_reach_both_bounds(splits):
 
 def test_samples_have_the_shape_that_info_states(dataset):
     x, label = dataset[0]
-    assert isinstance(label, int) and label == dataset.labels[0]
+    assert isinstance(label, int)
+    assert label == dataset.labels[0]
     stated = dataset.info.input_shape
     assert x.dim() == len(stated)
     assert all(want is None or want == have for want, have in zip(stated, x.shape, strict=True))

@@ -78,7 +78,11 @@ def test_closed_form(case, mode, dtype):
 @pytest.mark.parametrize("batch", [1, 2, 4, 8])
 def test_agrees_with_torch_flop_counter(batch):
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(72, 4)
+        nn.Conv2d(3, 8, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Flatten(),
+        nn.Linear(72, 4),
     )
     x = torch.rand(batch, 3, 11, 11).to(memory_format=torch.channels_last)
     with rd.trace() as trace:

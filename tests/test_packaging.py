@@ -71,6 +71,7 @@ LAYERS = [
     {"errors"},
     {"kernels"},
     {"gates", "execution", "macs"},
+    {"decision"},
     {"trace"},
     {"primitives"},
     {"threat", "data", "weights", "recipe"},
@@ -103,10 +104,8 @@ def _layer(name: str) -> int | None:
     return next((k for k, layer in enumerate(LAYERS) if name in layer), None)
 
 
-def _modules():
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT)
+def _modules() -> list[Path]:
+    return [p.relative_to(ROOT) for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", _modules(), ids=str)

@@ -78,9 +78,7 @@ class Exits(nn.Module):
 
     def forward(self, x):
         rule = confidence(self.thresholds)
-        return early_exits(
-            x, self.segments, self.heads, rule, most_confident=self.most_confident
-        )
+        return early_exits(x, self.segments, self.heads, rule, most_confident=self.most_confident)
 
 
 def _models():
@@ -178,9 +176,7 @@ def test_masked_convolution_equals_the_dense_one_at_the_mask(stride, size, densi
     x, weight = torch.randn(2, 3, 9, 7), torch.randn(5, 3, size, size)
     dense = F.conv2d(x, weight, stride=stride, padding=size // 2)
     mask = torch.rand(2, *dense.shape[2:]) < density
-    rows = masked_conv2d_rows(
-        x.permute(0, 2, 3, 1), weight, mask, stride=stride, padding=size // 2
-    )
+    rows = masked_conv2d_rows(x.permute(0, 2, 3, 1), weight, mask, stride=stride, padding=size // 2)
     torch.testing.assert_close(rows, dense.permute(0, 2, 3, 1)[mask], rtol=1e-4, atol=1e-4)
 
 

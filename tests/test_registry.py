@@ -71,7 +71,7 @@ def test_mistakes_are_answered(fresh, tmp_path):
     def not_a_module():
         return "a string"
 
-    with pytest.raises(rd.UserError, match="not an nn.Module"):
+    with pytest.raises(rd.UserError, match="not an nn"):
         rd.create_model("not_a_module")
 
 

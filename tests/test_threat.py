@@ -9,7 +9,14 @@ import robustdyn as rd
 
 THREATS = [
     rd.Threat(norm, eps)
-    for norm, eps in [("linf", 0.0), ("linf", 8 / 255), ("linf", 2.0), ("l2", 0.0), ("l2", 0.5), ("l2", 50.0)]
+    for norm, eps in [
+        ("linf", 0.0),
+        ("linf", 8 / 255),
+        ("linf", 2.0),
+        ("l2", 0.0),
+        ("l2", 0.5),
+        ("l2", 50.0),
+    ]
 ]
 
 

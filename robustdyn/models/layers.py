@@ -63,7 +63,7 @@ class BasicBlock(nn.Module):
 
 
 def residual_plan(widths: Sequence[int], blocks: int) -> list[tuple[int, int, int]]:
-    """Return (inputs, outputs, stride) of every block: `blocks` per stage, stages halve the size."""
+    """Return (inputs, outputs, stride) of `blocks` blocks per stage; stages halve the size."""
     plan = []
     for stage, width in enumerate(widths):
         for block in range(blocks):

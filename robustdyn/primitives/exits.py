@@ -6,9 +6,10 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from robustdyn.decision import Decision, Exit
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import gather_rows, scatter_rows
-from robustdyn.trace import Decision, Exit, decide, mark_sparse, record_exit, region
+from robustdyn.trace import decide, mark_sparse, record_exit, region
 
 Rule = Callable[[list[Tensor]], Tensor]  # logits (B, K) of exits 0..k -> margin (B,) of going on
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from robustdyn.decision import Decision, dilated
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import masked_conv2d_rows, scatter_rows
-from robustdyn.trace import Decision, dilated, mark_sparse, region
+from robustdyn.trace import mark_sparse, region
 
 
 def conv_at(

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from robustdyn.decision import Decision
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import gather_rows, scatter_rows
-from robustdyn.trace import Decision, mark_sparse, region
+from robustdyn.trace import mark_sparse, region
 
 
 def run_or_bypass(

@@ -4,16 +4,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from robustdyn.decision import Decision
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import gather_rows, scatter_rows
-from robustdyn.trace import Decision, mark_sparse, region
+from robustdyn.trace import mark_sparse, region
 
 State = tuple[Tensor, ...]
 
 
-def step(
-    gate: Decision, cell: Callable[[Tensor, State], State], x: Tensor, state: State
-) -> State:
+def step(gate: Decision, cell: Callable[[Tensor, State], State], x: Tensor, state: State) -> State:
     """Return cell(x, state) for the samples that `gate` keeps and `state`, copied, for the others.
 
     Skip RNN's form, Campos et al. 2018, arXiv:1708.06834.

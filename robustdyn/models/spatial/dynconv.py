@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustdyn.decision import Decision
 from robustdyn.losses import budget
 from robustdyn.models.layers import BasicBlock, Stem, pooled, residual_plan
 from robustdyn.primitives import conv_at
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
-from robustdyn.trace import Decision, decide
+from robustdyn.trace import decide
 
 
 class Masker(nn.Module):

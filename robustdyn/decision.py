@@ -1,0 +1,124 @@
+"""What a gate decided, the share of work that this leaves, and the exits of a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdyn.macs import uncounted
+
+KINDS = ("exit", "skip", "position", "channel", "token", "step", "expert", "path", "bits")
+
+
+class Share:
+    """The part (0 to 1) of a region's dense work that each sample needs.
+
+    `hard` and `soft` are tensors (B,); `maximum` is the largest value that any input can reach.
+    Shares multiply: `a * b` is the part that is left when both apply.
+    """
+
+    def __init__(
+        self, hard: Callable[[], Tensor], soft: Callable[[], Tensor], maximum: float = 1.0
+    ):
+        self._hard = hard
+        self._soft = soft
+        self.maximum = maximum
+
+    @cached_property
+    def hard(self) -> Tensor:
+        """(B,) float64, from keep; no gradient."""
+        with uncounted(), torch.no_grad():
+            return self._hard().double()
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """(B,), from sigmoid(margin); differentiable."""
+        with uncounted():
+            return self._soft()
+
+    def __mul__(self, other: "Share") -> "Share":
+        return Share(
+            lambda: self.hard * other.hard,
+            lambda: self.soft * other.soft,
+            self.maximum * other.maximum,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What one gate decided for a batch.
+
+    Attributes:
+        name: unique within the model.
+        kind: one of KINDS.
+        margin: (B, ...), positive = run; log-odds; differentiable.
+        keep: the decision as executed, same shape as margin; its backward pass is the gradient
+            estimator's.
+    """
+
+    name: str
+    kind: str
+    margin: Tensor
+    keep: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """The hard decision, bool, same shape as margin."""
+        return self.keep.detach() > 0.5
+
+    def rate(self) -> Tensor:
+        """Return the mean hard keep of each sample, (B,) float64."""
+        return _sample_mean(self.kept.double())
+
+    def share(self, *, dilate: int = 1, power: int = 1) -> Share:
+        """Return the share of a region that this decision guards: the mean of keep over a sample.
+
+        Args:
+            dilate: for margins (B, 1, H, W), the kernel size of a convolution that reads what the
+                region computes: its neighbours are needed too. The soft share is the chance that
+                any position in the window is kept.
+            power: 2 for work between pairs of tokens.
+        """
+
+        def hard() -> Tensor:
+            kept = dilated(self.kept, dilate) if dilate > 1 else self.kept
+            return _sample_mean(kept.double()) ** power
+
+        def soft() -> Tensor:
+            if dilate > 1:  # 1 - prod(1 - p), with log(1 - sigmoid(m)) = -softplus(m)
+                window = F.avg_pool2d(F.softplus(self.margin), dilate, 1, dilate // 2)
+                chance = -torch.expm1(-window * dilate**2)
+            else:
+                chance = torch.sigmoid(self.margin)
+            return _sample_mean(chance) ** power
+
+        return Share(hard, soft)
+
+
+def _sample_mean(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
+
+
+def dilated(kept: Tensor, size: int) -> Tensor:
+    """Return the bool mask (B, 1, H, W) of positions within a size x size window of a kept one."""
+    return F.max_pool2d(kept.float(), size, 1, size // 2) > 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Exit:
+    """One exit of a model.
+
+    Attributes:
+        name: unique within the model.
+        logits: (B, K), of every sample, whether or not it stops here.
+        stop: (B,), the chance of stopping here, from the soft decisions; sums to 1 over exits.
+        taken: (B,) bool, whether the sample really stops here.
+    """
+
+    name: str
+    logits: Tensor
+    stop: Tensor
+    taken: Tensor
