@@ -19,8 +19,10 @@ LIBRARIES = ("torchattacks", "foolbox")
 _TORCHATTACKS_NORMS = {"linf": "Linf", "l2": "L2"}
 
 
-def foreign_attack(library: str, method: str) -> Callable[..., Tensor]:
-    """Return `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`.
+def foreign_attack(library: str, method: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """Return `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`, and its params.
+
+    The threat gives norm and eps, so they are no parameters.
 
     Both libraries attack accuracy. They draw from global random generators for the whole batch,
     so a sample's result depends on its batch; the generators are seeded from the first sample's
@@ -51,7 +53,12 @@ def foreign_attack(library: str, method: str) -> Callable[..., Tensor]:
         with _seeded(seeds[0]):
             return call(kind, model, x, y, threat, params)
 
-    return run
+    defaults = {
+        name: None if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in ("model", "eps", "norm")
+    }
+    return run, defaults
 
 
 def _namespace(library: str) -> dict[str, type]:
@@ -69,18 +76,6 @@ def _namespace(library: str) -> dict[str, type]:
     }
 
 
-def _made(kind: type, *args: Any, **params: Any) -> Any:
-    try:
-        return kind(*args, **params)
-    except TypeError as error:
-        known = [p for p in inspect.signature(kind).parameters if p not in ("model", "eps")]
-        unknown = next((key for key in params if key not in known), "")
-        raise UserError(
-            f"{kind.__name__} does not take these parameters: {error}.",
-            f"{suggest(unknown, known)}Its parameters: {', '.join(known) or 'none'}.",
-        ) from error
-
-
 def _torchattacks(
     kind: type, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, params: dict[str, Any]
 ) -> Tensor:
@@ -89,7 +84,7 @@ def _torchattacks(
         params = {"eps": threat.eps} | params
     if "norm" in accepted:
         params = {"norm": _TORCHATTACKS_NORMS[threat.norm]} | params
-    return _made(kind, model, **params)(x, y)
+    return kind(model, **params)(x, y)
 
 
 def _foolbox(
@@ -97,7 +92,7 @@ def _foolbox(
 ) -> Tensor:
     foolbox = import_module("foolbox")
     seen = foolbox.PyTorchModel(model, bounds=threat.bounds, device=x.device)
-    attack = _made(kind, **params)
+    attack = kind(**params)
     _, clipped, _ = attack(seen, x, foolbox.criteria.Misclassification(y), epsilons=threat.eps)
     return clipped
 

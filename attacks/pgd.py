@@ -20,7 +20,24 @@ from robustdyn.trace import Trace, trace
 MIN_ROWS = 16
 
 
-@register_attack(objectives=("cross_entropy", "compute", "targeted_cross_entropy"))
+def _check_values(
+    *, steps: int, step_size: float | None, restarts: int, random_start: bool
+) -> None:
+    for name, value in (("steps", steps), ("restarts", restarts)):
+        if not (isinstance(value, int) and value >= 1):
+            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
+    if step_size is not None and not (isinstance(step_size, int | float) and step_size > 0):
+        raise UserError(f"step_size is {step_size!r}.", "Give a positive number, or leave it out.")
+    if restarts > 1 and not random_start:
+        raise UserError(
+            "Several restarts without a random start all do the same.",
+            "Set restarts = 1 or random_start = true.",
+        )
+
+
+@register_attack(
+    objectives=("cross_entropy", "compute", "targeted_cross_entropy"), check_values=_check_values
+)
 def pgd(
     model: nn.Module,
     x: Tensor,
@@ -50,11 +67,7 @@ def pgd(
         step_size: in units of the input; by default 2.5 * eps / steps.
         restarts: random starts; the best iterate of all is kept.
         random_start: False starts at the clean input.
-
-    Raises:
-        UserError: if steps or restarts are not positive, or restarts would all start alike.
     """
-    _check(steps, restarts, random_start)
     goal = get_objective(objective)
     size = 2.5 * threat.eps / steps if step_size is None else step_size
     if goal.targeted:
@@ -152,14 +165,3 @@ def at_least(rows: Tensor, count: int) -> Tensor:
     if len(rows) >= count:
         return rows
     return rows[torch.arange(count, device=rows.device) % len(rows)]
-
-
-def _check(steps: int, restarts: int, random_start: bool) -> None:
-    for name, value in (("steps", steps), ("restarts", restarts)):
-        if not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
-    if restarts > 1 and not random_start:
-        raise UserError(
-            "Several restarts without a random start all do the same.",
-            "Set restarts = 1 or random_start = true.",
-        )

@@ -1,7 +1,7 @@
 """The registry of attacks: an attack is a function, registered under its usual name."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class Attack:
         name: such as "pgd", or "torchattacks:PGD".
         run: `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`.
         objectives: the names it can maximise, its default first; empty if it has one of its own.
-        params: its keyword parameters and their defaults; None where its library checks them.
+        params: its keyword parameters and their defaults.
         batch_coupled: True if a sample's result depends on the others in its batch.
         summary: the first line of its docstring.
     """
@@ -33,9 +33,34 @@ class Attack:
     name: str
     run: AttackFunction
     objectives: tuple[str, ...]
-    params: dict[str, Any] | None
+    params: Mapping[str, Any]
     batch_coupled: bool
     summary: str
+    check_values: Callable[..., None] | None = None
+
+    def check(self, objective: str, params: Mapping[str, Any]) -> None:
+        """Check an objective ("" for the attack's own) and parameters before a run.
+
+        Raises:
+            UserError: if one of them is unknown, or a value is out of range.
+        """
+        if objective:
+            get_objective(objective)
+            if objective not in self.objectives:
+                possible = ", ".join(self.objectives) or "none: it has its own"
+                raise UserError(
+                    f"Attack '{self.name}' cannot maximise '{objective}'.",
+                    f"Its objectives: {possible}.",
+                )
+        for key in params:
+            if key not in self.params:
+                known = ", ".join(self.params) or "none"
+                raise UserError(
+                    f"Attack '{self.name}' has no parameter '{key}'.",
+                    f"{suggest(key, self.params)}Its parameters: {known}.",
+                )
+        if self.check_values is not None:
+            self.check_values(**{**self.params, **params})
 
     def __call__(
         self,
@@ -64,6 +89,7 @@ class Attack:
         Raises:
             UserError: if a parameter is unknown or out of range.
         """
+        self.check(objective if isinstance(objective, str) else "", params)
         if objective is None and self.objectives:
             objective = self.objectives[0]
         seeds = list(range(len(x))) if seeds is None else seeds
@@ -93,12 +119,13 @@ _ATTACKS: dict[str, Attack] = {}
 
 
 def register_attack(
-    *, objectives: tuple[str, ...] = ()
+    *, objectives: tuple[str, ...] = (), check_values: Callable[..., None] | None = None
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Register the decorated function under its own name.
 
     Args:
         objectives: names of the objectives it can maximise, its default first.
+        check_values: called with all parameters; raises UserError if a value is out of range.
     """
 
     def register(run: AttackFunction) -> AttackFunction:
@@ -112,6 +139,7 @@ def register_attack(
             params={p.name: p.default for p in parameters if p.name not in _CONTRACT},
             batch_coupled=False,
             summary=(inspect.getdoc(run) or "").split("\n")[0],
+            check_values=check_values,
         )
         return run
 
@@ -131,9 +159,8 @@ def get(name: str) -> Attack:
     """
     library, _, method = name.partition(":")
     if method and library in LIBRARIES:
-        run = foreign_attack(library, method)
-        summary = f"{method} of {library}; parameters are the library's own"
-        return Attack(name, run, (), None, True, summary)
+        run, params = foreign_attack(library, method)
+        return Attack(name, run, (), params, True, f"{method} of {library}")
     if name not in _ATTACKS:
         raise UserError(
             f"Unknown attack '{name}'.",
@@ -143,27 +170,6 @@ def get(name: str) -> Attack:
     return _ATTACKS[name]
 
 
-def check_params(name: str, objective: str, params: dict[str, Any]) -> None:
-    """Check an attack's objective ("" for its default) and parameters before it runs.
-
-    Raises:
-        UserError: if one of them is unknown.
-    """
-    attack = get(name)
-    if objective:
-        get_objective(objective)
-        if objective not in attack.objectives:
-            possible = ", ".join(attack.objectives) or "none: it has its own"
-            raise UserError(
-                f"Attack '{name}' cannot maximise '{objective}'.",
-                f"Its objectives: {possible}.",
-            )
-    if attack.params is None:
-        return
-    for key in params:
-        if key not in attack.params:
-            known = ", ".join(attack.params) or "none"
-            raise UserError(
-                f"Attack '{name}' has no parameter '{key}'.",
-                f"{suggest(key, attack.params)}Its parameters: {known}.",
-            )
+def check_params(name: str, objective: str, params: Mapping[str, Any]) -> None:
+    """Check an attack by name, its objective and its parameters; see `Attack.check`."""
+    get(name).check(objective, params)

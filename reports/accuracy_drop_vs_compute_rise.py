@@ -47,10 +47,9 @@ def accuracy_drop_vs_compute_rise(rows: DataFrame) -> Figure:
         ax.set_ylabel("amplification (times clean MACs)")
     colors = [Line2D([], [], color=s.color, marker="o", ls="", label=a) for a, s in styles.items()]
     shapes = [Line2D([], [], color=SOFT, marker=m, ls="", label=f) for f, m in markers.items()]
-    side = {"loc": "outside right upper", "alignment": "left"}
     handles = [_heading("attack"), *colors, _heading(""), _heading("family"), *shapes]
-    texts = figure.legend(handles=handles, **side).get_texts()
-    for text in texts:
+    legend = figure.legend(handles=handles, loc="outside right upper", alignment="left")
+    for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() in ("attack", "family") else "normal")
     figure.set_figwidth(figure.get_figwidth() + 2.2)
     note = (

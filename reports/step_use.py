@@ -55,8 +55,8 @@ def step_use(rows: DataFrame) -> Figure:
                 continue
             line = _use(drawn)
             if bands:
-                band = {"color": look.color, "alpha": 0.12, "lw": 0}
-                ax.fill_between(line.index, line["low"], line["high"], **band)
+                low, high = line["low"], line["high"]
+                ax.fill_between(line.index, low, high, color=look.color, alpha=0.12, lw=0)
             ax.plot(line.index, line["mean"], look.marker + "-", color=look.color, ms=3, lw=1.2)
         ax.set_ylim(-0.03, 1.03)
         ax.set_xlim(left=0.5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import seaborn as sns
@@ -46,7 +46,7 @@ def _font() -> str:
     return next(name for name in _FONTS if name in known)
 
 
-def rc() -> dict[str, object]:
+def rc() -> dict[Any, Any]:
     """Return the matplotlib settings of all figures; nobody's global settings are touched."""
     return sns.axes_style("ticks") | {
         "font.family": [_font(), "DejaVu Sans"] if _font() != "DejaVu Sans" else ["DejaVu Sans"],

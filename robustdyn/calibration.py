@@ -36,6 +36,6 @@ def fit_confidence_threshold(*, max_drop: float) -> Calibrate:
         enough = accuracy(0.999) - max_drop
         candidates = [percent / 100 for percent in range(50, 100)]
         chosen = next((t for t in candidates if accuracy(t) >= enough), 0.999)
-        model.thresholds.fill_(chosen)  # type: ignore[operator, union-attr]
+        model.thresholds.fill_(chosen)  # type: ignore[operator]
 
     return calibrate

@@ -99,7 +99,7 @@ def _fit(
         optimizer, recipe.lr, total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
     if data.info.task == "image":
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = recipe.precision == "bfloat16"
     done = 0
     for epoch in range(epochs):
@@ -133,7 +133,7 @@ def _fit(
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]

@@ -241,6 +241,8 @@ def test_margin_is_positive_only_for_the_predicted_class():
         ("torchattacks:PDG", "", {}, "has no attack 'PDG'"),
         ("foolbox:LinfPDG", "", {}, "Did you mean 'LinfPGD'"),
         ("torchattack:PGD", "", {}, "Unknown attack"),
+        ("torchattacks:PGD", "", {"stps": 3}, "Did you mean 'steps'"),
+        ("foolbox:LinfPGD", "", {"abs_step": 0.1}, "Did you mean 'abs_stepsize'"),
     ],
 )
 def test_mistakes_are_answered(attack, objective, params, message):
@@ -249,10 +251,19 @@ def test_mistakes_are_answered(attack, objective, params, message):
 
 
 @pytest.mark.parametrize(
-    "params", [{"steps": 0}, {"restarts": 0}, {"restarts": 2, "random_start": False}]
+    "params",
+    [
+        {"steps": 0},
+        {"steps": "ten"},
+        {"restarts": 0},
+        {"step_size": -0.1},
+        {"restarts": 2, "random_start": False},
+    ],
 )
-def test_impossible_parameters_are_refused(params):
+def test_impossible_values_are_refused_before_a_run(params):
     x, y = batch(2)
+    with pytest.raises(rd.UserError):
+        attacks.check_params("pgd", "", params)
     with pytest.raises(rd.UserError):
         attacks.get("pgd")(Toy(), x, y, threat=THREATS[0], **params)
 

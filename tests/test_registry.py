@@ -89,12 +89,14 @@ def test_altered_weights_are_refused(tmp_path):
         rd.create_model(name, pretrained=path)
 
 
-def test_weights_of_another_model_are_refused():
+def test_weights_of_another_model_are_refused(tmp_path):
     path = find_weights("resnet", "fashion_mnist")
     with pytest.raises(rd.UserError, match="do not fit"):
         rd.create_model("skipnet", pretrained=path)
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"these are no weights")
     with pytest.raises(rd.UserError, match="do not fit"):
-        rd.create_model("resnet", pretrained=path.with_suffix(".json"))
+        rd.create_model("resnet", pretrained=garbage)
 
 
 def test_a_model_of_ours_without_weights_says_how_to_train_it(monkeypatch):

@@ -1,6 +1,6 @@
 """Stop at an exit: run segment after segment until a classifier is sure enough."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import torch
@@ -38,8 +38,8 @@ def confidence_logit(logits: Tensor) -> Tensor:
 
 def early_exits(
     x: Tensor,
-    segments: Sequence[Callable[[Tensor], Tensor]],
-    heads: Sequence[Callable[[Tensor], Tensor]],
+    segments: Iterable[Callable[[Tensor], Tensor]],
+    heads: Iterable[Callable[[Tensor], Tensor]],
     rule: Rule,
     *,
     most_confident: bool = False,

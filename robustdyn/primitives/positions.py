@@ -12,7 +12,7 @@ from robustdyn.trace import mark_sparse, region
 
 def conv_at(
     gate: Decision,
-    conv: nn.Conv2d,
+    conv: nn.Module,
     then: Callable[[Tensor], Tensor],
     x: Tensor,
     *,
@@ -25,12 +25,14 @@ def conv_at(
 
     Args:
         gate: a decision with margin (B, 1, H', W').
-        conv: without bias, groups or dilation.
+        conv: an nn.Conv2d without bias, groups or dilation.
         then: elementwise, or a batch norm in eval; works on (n, O, 1, 1) too.
         x: (B, C, H, W).
         dilate: the kernel size of the convolution that reads this one's output, whose windows
             around the kept positions are needed too.
     """
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"conv_at needs an nn.Conv2d, not {type(conv).__name__}")
     if not is_sparse():
         with region(gate.share(dilate=dilate)):
             return then(conv(x))

@@ -43,7 +43,7 @@ class SkipRNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.normalise(x)  # (B, T, F)
         h = self.initial + x.new_zeros(x.shape[0], 1)  # (B, hidden)
-        state = self._update(x[:, 0], (h,))
+        state: tuple[Tensor, ...] = self._update(x[:, 0], (h,))
         chance = state[1]  # of an update at the next step, (B,)
         for t in range(1, x.shape[1]):
             margin = torch.logit(chance, eps=1e-4)
