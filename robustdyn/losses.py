@@ -71,25 +71,24 @@ def deep_supervision(*, final_weight: float) -> Loss:
 
 
 @described
-def budget(*, target: float, weight: float, gate_bounds: bool = False) -> Loss:
-    """Return CE + weight * (mean expected compute / full compute - target)^2, warmed up.
+def budget(*, target: float, weight: float, floor: float) -> Loss:
+    """Return CE + weight * ((mean expected compute / full compute - target)^2 + bounds).
 
     The target falls from 1 to `target` over the first third of training, so that gates do not
-    collapse before the features exist. With `gate_bounds`, each gate's mean keep is held inside
-    bounds that widen over the same time (Verelst and Tuytelaars 2020, arXiv:1912.03203).
+    collapse before the features exist. Meanwhile each gate's rate, its mean chance to run, is held
+    inside bounds that widen from [target, target] to [floor, 1 - floor]; the squares by which
+    rates leave them are summed. After Verelst and Tuytelaars 2020, arXiv:1912.03203, whose bounds
+    widen to [0, 1], where a gate can stay shut for all inputs.
     """
 
     def loss(logits: Tensor, y: Tensor, trace: Trace, progress: float) -> Tensor:
         warm = min(1.0, progress / 0.33)
         used = (trace.expected_macs() / trace.max_macs()).mean()
-        aim = 1.0 + warm * (target - 1.0)
-        penalty = (used - aim).square()
-        if gate_bounds:
-            tight = cos(pi / 2 * warm) ** 2
-            upper, lower = 1 - tight * (1 - target), tight * target
-            rates = [torch.sigmoid(d.margin.float()).mean() for d in trace.decisions.values()]
-            outside = [F.relu(r - upper).square() + F.relu(lower - r).square() for r in rates]
-            penalty = penalty + torch.stack(outside).mean()
+        tight = cos(pi / 2 * warm) ** 2
+        upper, lower = 1 - floor - tight * (1 - floor - target), floor + tight * (target - floor)
+        rates = [torch.sigmoid(d.margin.float()).mean() for d in trace.decisions.values()]
+        outside = [F.relu(r - upper).square() + F.relu(lower - r).square() for r in rates]
+        penalty = (used - (1.0 + warm * (target - 1.0))).square() + torch.stack(outside).sum()
         return F.cross_entropy(logits, y) + weight * penalty
 
     return loss

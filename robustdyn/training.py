@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import robustdyn
+from robustdyn.cards import model_card_figures, whole_batches
 from robustdyn.data import Dataset, get_info, load_dataset
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator
 from robustdyn.recipe import Recipe
-from robustdyn.registry import ModelSpec, build_model, get_model_spec
+from robustdyn.registry import build_model, get_model_spec
 from robustdyn.trace import trace
 from robustdyn.weights import round_weights, save_weights
 
@@ -69,12 +68,15 @@ def train(
     model.eval()
     round_weights(model)  # before thresholds are fitted and figures taken
     if recipe.calibrate is not None:
-        inputs, labels = _whole_batches(load_dataset(info.name, "calibration"))
+        inputs, labels = whole_batches(load_dataset(info.name, "calibration"))
         with torch.no_grad():
             recipe.calibrate(model, inputs, labels)
-    card = _card(spec, info.name, recipe, seed=seed, epochs=epochs)
-    card["train_seconds"] = round(time.monotonic() - started)
-    card |= measure(model, load_dataset(info.name, "test"))
+    card = {
+        "command": f"robustdyn train {name} --dataset {info.name} --seed {seed}",
+        "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
+        "seed": seed,
+        "train_seconds": round(time.monotonic() - started),
+    } | model_card_figures(model, spec, info.name)
     save_weights(model, out / f"{name}.{info.name}.safetensors", card)
     return card
 
@@ -168,55 +170,3 @@ def _augmented(x: Tensor, how: str, std: tuple[float, ...], rng: np.random.Gener
         noise = rng.normal(0.0, 0.3, tuple(x.shape)) + rng.normal(0.0, 0.2, (len(x), 1, x.shape[2]))
         return x + (torch.from_numpy(noise) * torch.tensor(std)).float()
     return x
-
-
-def _whole_batches(data: Dataset, size: int = 500) -> tuple[list[Tensor], list[Tensor]]:
-    groups = data.batches(size)
-    return [data.stack(g) for g in groups], [torch.from_numpy(data.labels[g]) for g in groups]
-
-
-@torch.no_grad()
-def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
-    """Return the model card's figures on a data set: accuracy, compute, and the gates' rates.
-
-    `full_accuracy` and `full_macs` are those of full inference: every gate open, the last exit.
-    """
-    right = full_right = 0
-    macs, maxima = [], []
-    kept: dict[str, list[Tensor]] = {}
-    for x, y in zip(*_whole_batches(data), strict=True):
-        with trace() as passed:
-            right += int((model(x).argmax(1) == y).sum())
-        with estimator("full"):
-            full_right += int((model(x).argmax(1) == y).sum())
-        macs.append(passed.macs())
-        maxima.append(torch.full((len(y),), passed.max_macs(), dtype=torch.float64))
-        for decision in passed.decisions.values():
-            kept.setdefault(decision.name, []).append(decision.rate())
-    spent, full = torch.cat(macs), torch.cat(maxima)
-    return {
-        "test_samples": len(data),
-        "accuracy": right / len(data),
-        "full_accuracy": full_right / len(data),
-        "mean_macs": float(spent.mean()),
-        "full_macs": float(full.mean()),
-        "compute": float((spent / full).mean()),
-        "compute_std": float((spent / full).std()),
-        "gates": {name: float(torch.cat(rates).mean()) for name, rates in kept.items()},
-    }
-
-
-def _card(
-    spec: ModelSpec, dataset: str, recipe: Recipe, *, seed: int, epochs: int
-) -> dict[str, Any]:
-    return {
-        "model": spec.name,
-        "dataset": dataset,
-        "family": spec.family,
-        "paper": spec.paper,
-        "command": f"robustdyn train {spec.name} --dataset {dataset} --seed {seed}",
-        "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
-        "seed": seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"robustdyn": robustdyn.__version__, "torch": torch.__version__},
-    }

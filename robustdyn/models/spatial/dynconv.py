@@ -75,7 +75,7 @@ class DynConv(nn.Module):
     task="image",
     recipe=Recipe(
         epochs=8,
-        loss=budget(target=0.5, weight=10.0, gate_bounds=True),
+        loss=budget(target=0.5, weight=10.0, floor=0.2),
         estimator="gumbel",
         full_share=0.25,
     ),
