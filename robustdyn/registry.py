@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustdyn.data.info import DatasetInfo, get_info, list_datasets
@@ -158,6 +159,8 @@ def create_model(
 ) -> nn.Module:
     """Return the model in eval mode, with attributes `spec` and `dataset`.
 
+    Convolutions are laid out channels-last, which is faster on CPUs.
+
     Args:
         name: see `list_models`.
         dataset: what it classifies; by default the first of the spec's datasets.
@@ -185,6 +188,8 @@ def create_model(
                 f"There are no trained weights of '{name}' for '{info.name}'.",
                 f"Run `robustdyn train {name} --dataset {info.name}`, or pass pretrained=False.",
             )
+    if spec.task == "image":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.spec = spec  # type: ignore[assignment]
     model.dataset = info.name  # type: ignore[assignment]
     return model.eval()

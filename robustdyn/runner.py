@@ -4,7 +4,6 @@ A worker writes its cells itself; the driver only counts. So whatever happens to
 that are finished stay, and the next run goes on from there.
 """
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from joblib import cpu_count
 
 from robustdyn import evaluation
 from robustdyn.errors import UserError
+from robustdyn.folders import make_writable
 from robustdyn.pool import stream
 from robustdyn.provenance import provenance
 from robustdyn.results import (
@@ -85,22 +85,13 @@ def prepare(out: Path) -> None:
     Raises:
         UserError: if it cannot be written, or holds something else than a run.
     """
-    try:
-        if out.exists() and not is_run_folder(out) and any(out.iterdir()):
-            raise UserError(
-                f"The folder '{out}' holds other files and no run.",
-                "Choose a new folder with --out; nothing was written.",
-            )
-        for folder in (out / "cells", out / "failed"):
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f"probe.{os.getpid()}.partial"
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
+    if out.is_dir() and not is_run_folder(out) and any(out.iterdir()):
         raise UserError(
-            f"Results cannot be written to '{out}': {error.strerror}.",
-            "Choose another folder with --out.",
-        ) from error
+            f"The folder '{out}' holds other files and no run.",
+            "Choose a new folder with --out; nothing was written.",
+        )
+    for folder in (out / "cells", out / "failed"):
+        make_writable(folder, "Results")
     for partial in (*out.glob("*.partial"), *out.glob("*/*.partial")):
         if time.time() - partial.stat().st_mtime > _STALE:
             partial.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """`robustdyn train`: weights and model cards from recorded recipes."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,7 @@ def command(
     robustdyn train --all --dry-run
     """
     from robustdyn.errors import UserError
+    from robustdyn.folders import make_writable
     from robustdyn.registry import get_model_spec, list_models
     from robustdyn.weights import user_folder
 
@@ -52,7 +52,7 @@ def command(
         click.echo(columns((s.name, dataset or s.datasets[0], _recipe(s)) for s in specs))
         return 0
     folder = out or user_folder()
-    _check_writable(folder)
+    make_writable(folder, "Weights")
     failed = []
     for spec in specs:
         try:
@@ -99,18 +99,3 @@ def _recipe(spec: "ModelSpec") -> str:
         f"{recipe.epochs} epochs of {recipe.optimizer}, lr {recipe.lr}, batch {recipe.batch_size}, "
         f"estimator {recipe.estimator}, seed {recipe.seed}"
     )
-
-
-def _check_writable(folder: Path) -> None:
-    from robustdyn.errors import UserError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe.{os.getpid()}.partial"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"Weights cannot be written to '{folder}': {error.strerror}.",
-            "Choose another folder with --out.",
-        ) from error
