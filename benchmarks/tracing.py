@@ -2,8 +2,8 @@
 
     python benchmarks/tracing.py [ROUNDS]
 
-The goal is a ratio of at most 1.05. On a noisy machine the paired ratios spread by more than tracing
-costs, so its seconds are also taken on their own: on an input so small that little else is left.
+The goal is a ratio of at most 1.05. On a noisy machine the paired ratios spread by more than
+tracing costs, so its seconds are also taken alone: on an input so small that little else is left.
 """
 
 import sys
