@@ -47,7 +47,8 @@ def test_the_commands_exist(line):
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_the_table_of_models_repeats_the_cards(name):
-    card = model_card(name, zoo.model(name).dataset)
-    (line,) = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
+    dataset = zoo.model(name).dataset
+    card = model_card(name, dataset)
+    (line,) = re.findall(rf"^\| `{name}` \|.*\| {dataset} \|.*$", README, re.MULTILINE)
     assert f"{card['accuracy']:.1%}" in line.replace(" %", "%")
     assert f"{card['compute']:.0%}" in line.replace(" %", "%")
