@@ -15,7 +15,7 @@ from typing import Any
 from robustdyn.data import load_dataset
 from robustdyn.errors import UserError, suggest
 from robustdyn.registry import ModelSpec, list_models
-from robustdyn.weights import find_weights, sha256
+from robustdyn.weights import checked_sha256, find_weights
 
 ID_VERSION = 1
 """Raise it when the same definition starts to give other numbers (a mended attack, say)."""
@@ -145,7 +145,8 @@ def cells(suite: Suite) -> list[Cell]:
     """Return the suite's cells in the order of its lists, duplicates merged.
 
     Raises:
-        UserError: if a model is unknown or has no weights, or a split is not in its dataset.
+        UserError: if a model is unknown, its weights are missing or altered, or a split is not in
+            its dataset.
     """
     specs = _models(suite.models)
     for entry in suite.attacks:
@@ -221,7 +222,7 @@ def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
 def _weights(spec: ModelSpec, dataset: str) -> str:
     path = find_weights(spec.name, dataset)
     if path is not None:
-        return sha256(path)
+        return checked_sha256(path)
     if spec.build.__module__.startswith("robustdyn.models."):
         raise UserError(
             f"There are no trained weights of '{spec.name}' for '{dataset}'.",

@@ -221,6 +221,11 @@ def test_batch_size_changes_no_bit(undisturbed, tmp_path):
     assert_frame_equal(load_results(tmp_path), load_results(undisturbed), check_exact=True)
 
 
+def _heed_interrupts() -> None:
+    """As in a terminal: a test run in the background inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(out: Path, *options: str) -> subprocess.Popen:
     """Start the command line in a process group of its own; wait until a cell is finished."""
     suite = out.parent / "small.toml"
@@ -237,7 +242,11 @@ def start(out: Path, *options: str) -> subprocess.Popen:
     suite.write_text("\n".join(lines))
     command = [sys.executable, "-m", "robustdyn", "run", str(suite), "--out", str(out), *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     while process.poll() is None and not list(out.glob("cells/*.parquet")):
         time.sleep(0.02)

@@ -9,6 +9,7 @@ from robustdyn.errors import UserError
 from robustdyn.suite import IDENTITY, RUNTIME, Cell, cells
 from robustdyn.suites import list_suites, read_suite
 from robustdyn.suites.parse import load_suite, parse_suite
+from robustdyn.weights import find_weights
 
 CELL = Cell(
     model="skipnet",
@@ -237,3 +238,14 @@ def test_mistakes_in_the_name_or_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("samples = 5\nmodels = resnet\n")
     assert "line 2" in refusal(read_suite, str(path))
+
+
+def test_altered_weights_are_refused_before_any_work(tmp_path, monkeypatch):
+    shipped = find_weights("resnet", "fashion_mnist")
+    altered = tmp_path / shipped.name
+    altered.write_bytes(shipped.read_bytes() + b" ")
+    altered.with_suffix(".json").write_text(shipped.with_suffix(".json").read_text())
+    monkeypatch.setattr("robustdyn.suite.find_weights", lambda name, dataset: altered)
+    suite = load_suite("quickstart", ["models=resnet"])
+    with pytest.raises(UserError, match="hash"):
+        cells(suite)

@@ -40,6 +40,21 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def checked_sha256(path: Path) -> str:
+    """Return the SHA-256 of a weights file, in hex.
+
+    Raises:
+        UserError: if the card beside it states another.
+    """
+    card, found = path.with_suffix(".json"), sha256(path)
+    if card.is_file() and json.loads(card.read_text())["sha256"] != found:
+        raise UserError(
+            f"The weights {path} do not have the hash that their card states.",
+            "Install robustdyn again, or train the model again: the file was altered.",
+        )
+    return found
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load `path` into the model, checked against the hash in the card beside it.
 
@@ -48,12 +63,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.", "Check the path.")
-    card = path.with_suffix(".json")
-    if card.is_file() and json.loads(card.read_text())["sha256"] != sha256(path):
-        raise UserError(
-            f"The weights {path} do not have the hash that their card states.",
-            "Install robustdyn again, or train the model again: the file was altered.",
-        )
+    checked_sha256(path)
     try:
         state = {key: value.float() for key, value in load_file(path).items()}
         model.load_state_dict(state | _untrained(model))
