@@ -33,7 +33,7 @@ class Attack:
     name: str
     run: AttackFunction
     objectives: tuple[str, ...]
-    params: Mapping[str, Any]
+    params: dict[str, Any]
     batch_coupled: bool
     summary: str
     check_values: Callable[..., None] | None = None
