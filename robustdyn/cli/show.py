@@ -158,7 +158,7 @@ def _print_attack(details: Details) -> None:
         facts(
             [
                 ("objectives", ", ".join(details["objectives"])),
-                ("parameters", ", ".join(f"{k}={v}" for k, v in (params or {}).items())),
+                ("parameters", ", ".join(f"{k}={v}" for k, v in params.items())),
             ]
         )
     )

@@ -71,7 +71,7 @@ def _attack(table: Mapping[str, Any]) -> AttackEntry:
     values = {"objective": "", "estimator": "", "norm": "linf", "models": []} | dict(table)
     objective = _text(values, "objective")
     _check_params(name, objective, params)
-    if method.params is not None:  # defaults are written out: the id holds all that was used
+    if ":" not in name:  # our defaults are written out; a library's may be objects
         params = method.params | params
     estimator = _text(values, "estimator")
     if estimator and estimator not in ESTIMATORS:

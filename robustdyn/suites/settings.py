@@ -79,8 +79,6 @@ def _refusal(table: Mapping[str, Any], key: str, value: Any) -> UserError | None
     if key in table or key == "models" or (key in ("norm", "estimator") and "eps" in table):
         return None
     attack = get(table.get("attack", ""))
-    if attack.params is None:  # a library's own parameters are only known to it
-        return UserError(f"Attack '{attack.name}' does not set '{key}'.", "Set it in the file.")
     try:
         check_params(attack.name, table.get("objective", ""), {key: value})
     except UserError as error:
