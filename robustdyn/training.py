@@ -108,7 +108,8 @@ def _fit(
         model.train()
         begun, losses, right, seen = time.monotonic(), 0.0, 0, 0
         for x, y in _batches(data, recipe, rng):
-            gates = "full" if rng.random() < recipe.full_share else recipe.estimator
+            full = recipe.full_share > 0 and rng.random() < recipe.full_share
+            gates = "full" if full else recipe.estimator
             with (
                 estimator(gates),
                 torch.autocast("cpu", torch.bfloat16, enabled=half),
