@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from robustdyn import attacks
 from robustdyn.attacks.draws import sample_seeds
-from robustdyn.attacks.objectives import Objective
+from robustdyn.attacks.objectives import Objective, Value
 from robustdyn.attacks.pgd import MIN_ROWS, at_least
 from robustdyn.attacks.registry import deployed
 from robustdyn.data import Dataset, load_dataset
@@ -38,7 +38,7 @@ def evaluate(
     *,
     attack: str = "pgd",
     threat: Threat,
-    objective: str | Objective | None = None,
+    objective: str | Objective | Value | None = None,
     estimator: str | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -52,7 +52,8 @@ def evaluate(
         data: see `load_dataset`.
         attack: see `attacks.get`.
         threat: what may change.
-        objective: what to maximise; by default the attack's own.
+        objective: what to maximise: a name, or a function (logits, y, trace) -> (B,); by default
+            the attack's own.
         estimator: the gradient estimator of the gates during the attack, by default the hard
             forward pass with a straight-through gradient.
         seed: with a sample's id, decides its random numbers.
@@ -63,12 +64,13 @@ def evaluate(
     Raises:
         UserError: if the attack or a parameter is unknown, or the model does not return logits.
     """
-    name = objective.name if isinstance(objective, Objective) else objective or ""
-    if not isinstance(objective, Objective):
-        attacks.check_params(attack, name, params)
     method = attacks.get(attack)
-    if not name and method.objectives:
-        name = method.objectives[0]
+    if objective is None or isinstance(objective, str):
+        method.check(objective or "", params)
+        name = objective or next(iter(method.objectives), "")
+    else:
+        objective = attacks.get_objective(objective)
+        name = objective.name
     spec = getattr(model, "spec", None)
     constant = {
         "model": spec.name if spec else type(model).__name__,

@@ -72,7 +72,8 @@ def train(
         with torch.no_grad():
             recipe.calibrate(model, inputs, labels)
     card = {
-        "command": f"robustdyn train {name} --dataset {info.name} --seed {seed}",
+        "command": f"robustdyn train {name} --dataset {info.name} --seed {seed}"
+        + (f" --epochs {epochs}" if epochs != recipe.epochs else ""),
         "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
         "seed": seed,
         "train_seconds": round(time.monotonic() - started),

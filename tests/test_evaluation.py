@@ -146,3 +146,12 @@ def test_unknown_names_are_answered():
         evaluate("resnet", attack="pg")
     with pytest.raises(rd.UserError, match="Did you mean 'steps'"):
         evaluate("resnet", attack="pgd", step=1)
+
+
+def test_a_function_can_be_the_objective():
+    def darkness(logits, y, trace):
+        return -logits.logsumexp(1)
+
+    rows = evaluate("resnet", 4, attack="pgd", objective=darkness, steps=1)
+    assert set(rows.objective) == {"darkness"}
+    assert rows.valid.all()

@@ -130,7 +130,8 @@ def test_card_belongs_to_the_weights_and_states_real_figures(name):
     if model.spec.static_compute:
         assert card["compute"] == 1.0
     else:
-        assert card["compute"] <= 0.7
+        assert card["compute"] <= (0.7 if model.spec.task == "sequence" else 0.6)
+        assert card["compute_std"] > 0.03
         assert card["accuracy"] >= card["full_accuracy"] - 0.015
         assert set(trace.decisions) <= set(card["gates"])
 
@@ -142,7 +143,7 @@ def test_card_accuracy_is_what_the_shipped_model_does(name):
     right = (model(data.stack(range(len(data)))).argmax(1).numpy() == data.labels).mean()
     # The card's accuracy is over the whole test set: within four standard errors of this sample.
     spread = (card["accuracy"] * (1 - card["accuracy"]) / len(data)) ** 0.5
-    assert right == pytest.approx(card["accuracy"], abs=4 * spread + 0.02)
+    assert right == pytest.approx(card["accuracy"], abs=4 * spread)
 
 
 def test_list_filters_by_family_and_compute():
