@@ -33,12 +33,15 @@ _HOME = {
     "ModelSpec": "registry",
     "load_dataset": "data",
     "list_datasets": "data",
+    "adapt": "adapters",
+    "Region": "adapters",
+    "without_cuda": "no_cuda",
     "Threat": "threat",
     "evaluate": "evaluation",
     "load_results": "results",
     "UserError": "errors",
 }
-_SUBMODULES = ("attacks", "data", "kernels", "metrics", "primitives", "reports")
+_SUBMODULES = ("adapters", "attacks", "data", "kernels", "metrics", "primitives", "reports")
 
 __all__ = [*_HOME, *_SUBMODULES, "__version__"]
 

@@ -73,7 +73,19 @@ class Decision:
         """Return the mean hard keep of each sample, (B,) float64."""
         return _sample_mean(self.kept.double())
 
-    def share(self, *, dilate: int = 1, power: int = 1) -> Share:
+    def select(self, dim: int, index: int) -> "Decision":
+        """Return what was decided at one index of a dimension: a time step, an expert, a bit width.
+
+        Args:
+            dim: of the margin; not 0, the samples.
+            index: along that dimension.
+        """
+        name = f"{self.name}[{index}]"
+        return Decision(
+            name, self.kind, self.margin.select(dim, index), self.keep.select(dim, index)
+        )
+
+    def share(self, *, dilate: int = 1, power: int = 1, maximum: float = 1.0) -> Share:
         """Return the share of a region that this decision guards: the mean of keep over a sample.
 
         Args:
@@ -81,6 +93,7 @@ class Decision:
                 region computes: its neighbours are needed too. The soft share is the chance that
                 any position in the window is kept.
             power: 2 for work between pairs of tokens.
+            maximum: the largest share that any input can reach, such as k/E for the best k of E.
         """
 
         def hard() -> Tensor:
@@ -95,7 +108,7 @@ class Decision:
                 chance = torch.sigmoid(self.margin)
             return _sample_mean(chance) ** power
 
-        return Share(hard, soft)
+        return Share(hard, soft, maximum)
 
 
 def _sample_mean(values: Tensor) -> Tensor:

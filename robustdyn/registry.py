@@ -1,11 +1,13 @@
 """The registry of dynamic models: register, list, create."""
 
+import hashlib
 import inspect
 import json
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustdyn import plugins
 from robustdyn.data.info import DatasetInfo, get_info, list_datasets
 from robustdyn.errors import UserError, suggest
+from robustdyn.plugins import LOADED, Plugin
 from robustdyn.recipe import Recipe
-from robustdyn.weights import find_weights, load_weights
+from robustdyn.weights import checked_sha256, find_weights, load_weights, state_sha256
 
 Builder = Callable[..., nn.Module]
 TASK_DATASETS = {"image": "fashion_mnist", "sequence": "japanese_vowels"}
@@ -37,6 +41,8 @@ class ModelSpec:
         datasets: those it can be built for; its own first.
         recipe: how `robustdyn train` trains it.
         summary: the first line of the builder's docstring.
+        build: the function.
+        plugin: the source of the plug-in that registered it, "" for others.
     """
 
     name: str
@@ -50,6 +56,12 @@ class ModelSpec:
     recipe: Recipe | None
     summary: str
     build: Builder
+    plugin: str = ""
+
+    @property
+    def shipped(self) -> bool:
+        """True for the models of this package."""
+        return self.build.__module__.startswith("robustdyn.models.")
 
 
 _MODELS: dict[str, ModelSpec] = {}
@@ -86,7 +98,8 @@ def register_model(
         known = _MODELS.get(name)
         if known is not None and _origin(known.build) != _origin(build):
             raise UserError(
-                f"A model named '{name}' is registered already, by {known.build.__module__}.",
+                f"A model named '{name}' is registered already, by "
+                f"{known.plugin or known.build.__module__}.",
                 "Rename the function: its name is the model's name.",
             )
         _MODELS[name] = ModelSpec(
@@ -116,10 +129,57 @@ def _origin(build: Builder) -> tuple[str, str]:
     return build.__module__, build.__qualname__
 
 
-def _load_zoo() -> None:
+def load_plugin(source: str, known: tuple[str, ...] = ()) -> Plugin:
+    """Load a plug-in once, and return it with its models or its error; other models stay usable.
+
+    Args:
+        source: see `plugins.source_of`.
+        known: the models it had when it was registered, to name them if it cannot be loaded.
+    """
+    if source in LOADED:
+        return LOADED[source]
+    plugin = LOADED[source] = Plugin(source, known)
+    before = dict(_MODELS)
+    try:
+        plugins.run(plugin)
+    except (Exception, SystemExit) as error:
+        told = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        plugin.error = " ".join(told.split())
+        _MODELS.clear()
+        _MODELS.update(before)
+        return plugin
+    plugin.models = tuple(name for name in _MODELS if name not in before)
+    for name in plugin.models:
+        spec = _MODELS[name]
+        _MODELS[name] = replace(spec, plugin=source, build=_importing(plugin, spec.build))
+    return plugin
+
+
+def _importing(plugin: Plugin, build: Builder) -> Builder:
+    """The builder, with the imports inside it seeing the plug-in's folder."""
+
+    @wraps(build)
+    def build_there(*args: Any, **kwargs: Any) -> nn.Module:
+        with plugins.importing(plugin):
+            return build(*args, **kwargs)
+
+    return build_there
+
+
+def list_plugins() -> list[Plugin]:
+    """Return the plug-ins of installed packages and of the user, loaded or with their error."""
+    for point in plugins.installed():
+        load_plugin(point.module)
+    for entry in plugins.registrations():
+        load_plugin(entry.source, entry.models)
+    return list(LOADED.values())
+
+
+def _load_all() -> None:
     package = import_module("robustdyn.models")
     for module in pkgutil.walk_packages(package.__path__, "robustdyn.models."):
         import_module(module.name)
+    list_plugins()
 
 
 def list_models(pattern: str = "*", *, static: bool | None = None) -> list[ModelSpec]:
@@ -129,7 +189,7 @@ def list_models(pattern: str = "*", *, static: bool | None = None) -> list[Model
         pattern: a shell pattern such as "spatial.*" or "skip*".
         static: True for static models only, False for dynamic ones only.
     """
-    _load_zoo()
+    _load_all()
     found = [
         spec
         for spec in _MODELS.values()
@@ -145,8 +205,14 @@ def get_model_spec(name: str) -> ModelSpec:
     Raises:
         UserError: if there is none of that name.
     """
-    _load_zoo()
+    _load_all()
     if name not in _MODELS:
+        broken = next((p for p in LOADED.values() if p.error and name in p.models), None)
+        if broken is not None:
+            raise UserError(
+                f"The plug-in of model '{name}', {broken.source}, cannot be loaded: {broken.error}",
+                f"Mend it, or run `robustdyn register --remove {broken.source}`.",
+            )
         raise UserError(
             f"Unknown model '{name}'.",
             f"{suggest(name, _MODELS)}See `robustdyn list models`.",
@@ -159,7 +225,8 @@ def create_model(
 ) -> nn.Module:
     """Return the model in eval mode, with attributes `spec` and `dataset`.
 
-    Convolutions are laid out channels-last, which is faster on CPUs.
+    The convolutions of our own models are laid out channels-last, which is faster on CPUs. Fresh
+    weights are the same in every call.
 
     Args:
         name: see `list_models`.
@@ -176,19 +243,21 @@ def create_model(
             f"Model '{name}' is not made for dataset '{info.name}'.",
             f"Choose one of: {', '.join(spec.datasets)}.",
         )
-    model = build_model(spec, info)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(spec, info)
     if isinstance(pretrained, str | Path):
         load_weights(model, Path(pretrained))
     elif pretrained:
         path = find_weights(name, info.name)
         if path is not None:
             load_weights(model, path)
-        elif spec.build.__module__.startswith("robustdyn.models."):
+        elif spec.shipped:
             raise UserError(
                 f"There are no trained weights of '{name}' for '{info.name}'.",
                 f"Run `robustdyn train {name} --dataset {info.name}`, or pass pretrained=False.",
             )
-    if spec.task == "image":
+    if spec.shipped and spec.task == "image":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.spec = spec  # type: ignore[assignment]
     model.dataset = info.name  # type: ignore[assignment]
@@ -222,3 +291,25 @@ def model_card(name: str, dataset: str) -> dict[str, Any] | None:
     """Return the model card of the trained weights, or None if there are no weights."""
     path = find_weights(name, dataset)
     return json.loads(path.with_suffix(".json").read_text()) if path is not None else None
+
+
+def model_sha256(spec: ModelSpec, dataset: str) -> str:
+    """Return what identifies a model's weights and, of a plug-in, its code, in hex.
+
+    Raises:
+        UserError: if the weights file was altered, or one of our models has none.
+    """
+    path = find_weights(spec.name, dataset)
+    if path is not None:
+        weights = checked_sha256(path)
+    elif spec.shipped:
+        raise UserError(
+            f"There are no trained weights of '{spec.name}' for '{dataset}'.",
+            f"Run `robustdyn train {spec.name}` first, or leave the model out of the suite.",
+        )
+    else:
+        weights = state_sha256(create_model(spec.name, dataset))
+    if not spec.plugin:
+        return weights
+    code = plugins.source_sha256(LOADED[spec.plugin])
+    return hashlib.sha256(f"{weights} {code}".encode()).hexdigest()

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustdyn.errors import UserError
+from robustdyn.folders import partial_path, put, write_json
 
 _KEY = b"robustdyn"
 _TEXTS = ("cell", "model", "family", "dataset", "split", "attack", "objective", "estimator", "norm")
@@ -65,27 +66,9 @@ def write_cell(rows: pd.DataFrame, path: Path, metadata: Mapping[str, Any]) -> N
     table = pa.table(arrays, names=[*COLUMNS, *extra])
     table = table.replace_schema_metadata({_KEY: json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = partial_path(path)
     pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
-    _put(partial, path)
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write `value` as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    _put(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
-
-
-def _put(partial: Path, path: Path) -> None:
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    put(partial, path)
 
 
 def is_run_folder(folder: Path) -> bool:

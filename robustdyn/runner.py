@@ -15,7 +15,7 @@ from joblib import cpu_count
 
 from robustdyn import evaluation
 from robustdyn.errors import UserError
-from robustdyn.folders import make_writable
+from robustdyn.folders import make_writable, write_json
 from robustdyn.pool import stream
 from robustdyn.provenance import provenance
 from robustdyn.results import (
@@ -24,7 +24,6 @@ from robustdyn.results import (
     is_run_folder,
     save_plan,
     write_cell,
-    write_json,
 )
 from robustdyn.suite import Cell, Suite, cells
 

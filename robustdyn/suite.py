@@ -14,8 +14,7 @@ from typing import Any
 
 from robustdyn.data import load_dataset
 from robustdyn.errors import UserError, suggest
-from robustdyn.registry import ModelSpec, list_models
-from robustdyn.weights import checked_sha256, find_weights
+from robustdyn.registry import ModelSpec, list_models, model_sha256
 
 ID_VERSION = 1
 """Raise it when the same definition starts to give other numbers (a mended attack, say)."""
@@ -56,7 +55,7 @@ class Cell:
         norm, eps: the threat.
         seed: of the attack's random choices, together with the sample id.
         start, stop: the positions in the dataset, stop excluded.
-        weights: SHA-256 of the weights file, "" for a model without one.
+        weights: SHA-256 of the weights and, of a plug-in, its code: see `model_sha256`.
     """
 
     model: str
@@ -193,7 +192,7 @@ def _branches() -> set[str]:
 
 def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
     dataset = spec.datasets[0]
-    weights = _weights(spec, dataset)
+    weights = model_sha256(spec, dataset)
     samples = min(suite.samples, len(load_dataset(dataset, suite.split)))
     step = suite.samples_per_cell
     return [
@@ -217,15 +216,3 @@ def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
         for eps in entry.eps
         for start in range(0, samples, step)
     ]
-
-
-def _weights(spec: ModelSpec, dataset: str) -> str:
-    path = find_weights(spec.name, dataset)
-    if path is not None:
-        return checked_sha256(path)
-    if spec.build.__module__.startswith("robustdyn.models."):
-        raise UserError(
-            f"There are no trained weights of '{spec.name}' for '{dataset}'.",
-            f"Run `robustdyn train {spec.name}` first, or leave the model out of the suite.",
-        )
-    return ""

@@ -35,13 +35,19 @@ class _Bucket:
 
 @dataclass(eq=False)
 class Trace:
-    """What one forward pass decided and what it costs. Made by `trace()`."""
+    """What one forward pass decided and what it costs. Made by `trace()`.
+
+    Attributes:
+        decisions: by name, in the order in which they were made.
+        exits: in the order of the model; empty without exits.
+        sparse: whether the pass skipped work for real.
+    """
 
     decisions: dict[str, Decision] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
     _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
+    sparse: bool = False
     _batch_size: int | None = None
-    _sparse: bool = False
     _repeated: str | None = None
     _device: torch.device | None = None
 
@@ -65,7 +71,7 @@ class Trace:
             raise RuntimeError(
                 f"Decision '{self._repeated}' was made twice: one trace holds one forward pass."
             )
-        if self._sparse:
+        if self.sparse:
             raise RuntimeError(
                 "MACs are counted in dense execution: trace a pass inside execution('dense')."
             )
@@ -111,11 +117,15 @@ class _Recording:
     counter: MacCounter
     depth: int
 
+    def stack(self) -> tuple[Share, ...]:
+        return _local.stack[self.depth :]
+
 
 class _Local(threading.local):
     def __init__(self) -> None:
         self.recordings: list[_Recording] = []
         self.stack: tuple[Share, ...] = ()
+        self.copies = 1
 
 
 _local = _Local()
@@ -146,7 +156,7 @@ def trace() -> Iterator[Trace]:
     thread = threading.get_ident()
 
     def add(macs: int, shared: bool) -> None:
-        result._count(_local.stack[recording.depth :], macs, shared)
+        result._count(recording.stack(), macs if shared else macs // _local.copies, shared)
 
     recording = _Recording(result, MacCounter(add), len(_local.stack))
 
@@ -186,16 +196,20 @@ def decide(name: str, margin: Tensor, *, kind: str) -> Decision:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known kinds: {', '.join(KINDS)}")
-    recordings = _recordings()
     decision = Decision(name, kind, margin, keep_from(margin))
-    for recording in recordings:
-        result = recording.trace
-        if name in result.decisions:
-            result._repeated = name
-        result.decisions.setdefault(name, decision)
-        if result._batch_size is None:
-            result._see(margin)
+    record_decision(decision)
     return decision
+
+
+def record_decision(decision: Decision) -> None:
+    """Let the active traces know of a decision."""
+    for recording in _recordings():
+        result = recording.trace
+        if decision.name in result.decisions:
+            result._repeated = decision.name
+        result.decisions.setdefault(decision.name, decision)
+        if result._batch_size is None:
+            result._see(decision.margin)
 
 
 def record_exit(exit: Exit) -> None:
@@ -207,7 +221,7 @@ def record_exit(exit: Exit) -> None:
 def mark_sparse() -> None:
     """Tell the active traces that this pass skips work, so that its operations are not dense."""
     for recording in _recordings():
-        recording.trace._sparse = True
+        recording.trace.sparse = True
 
 
 class region:
@@ -225,3 +239,34 @@ class region:
 
     def __exit__(self, *_) -> None:
         _local.stack = self._outer
+
+
+def is_tracing() -> bool:
+    """Return True if a trace is active in this thread."""
+    return bool(_recordings())
+
+
+def open_regions() -> tuple[Share, ...]:
+    """Return the shares of the regions in force, outermost first."""
+    return _local.stack
+
+
+def replace_regions(shares: tuple[Share, ...]) -> None:
+    """Put `shares` in force: for hooks, which cannot hold a `region` open from one to the next."""
+    _local.stack = shares
+
+
+def count(macs: int) -> None:
+    """Count the MACs of a batch, in the regions in force, of operations that are not watched."""
+    for recording in _recordings():
+        recording.trace._count(recording.stack(), macs, False)
+
+
+@contextmanager
+def copies(number: int) -> Iterator[None]:
+    """Count operations inside for a batch that was repeated `number` times as if it was not."""
+    before, _local.copies = _local.copies, number
+    try:
+        yield
+    finally:
+        _local.copies = before

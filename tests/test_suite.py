@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
+from robustdyn import registry
 from robustdyn import suite as suite_module
 from robustdyn.errors import UserError
 from robustdyn.suite import IDENTITY, RUNTIME, Cell, cells
@@ -63,7 +64,7 @@ PINNED = {
 @pytest.fixture
 def any_weights(monkeypatch):
     """Cells of models whether or not they are trained."""
-    monkeypatch.setattr(suite_module, "_weights", lambda spec, dataset: "cd" * 32)
+    monkeypatch.setattr(suite_module, "model_sha256", lambda spec, dataset: "cd" * 32)
 
 
 def tables(**changes):
@@ -167,7 +168,7 @@ def test_numbers_and_fractions():
 
 
 def test_a_model_without_weights_is_refused(monkeypatch):
-    monkeypatch.setattr(suite_module, "find_weights", lambda name, dataset: None)
+    monkeypatch.setattr(registry, "find_weights", lambda name, dataset: None)
     assert "robustdyn train skipnet" in refusal(cells, parse_suite(tables()))
 
 
@@ -245,7 +246,7 @@ def test_altered_weights_are_refused_before_any_work(tmp_path, monkeypatch):
     altered = tmp_path / shipped.name
     altered.write_bytes(shipped.read_bytes() + b" ")
     altered.with_suffix(".json").write_text(shipped.with_suffix(".json").read_text())
-    monkeypatch.setattr("robustdyn.suite.find_weights", lambda name, dataset: altered)
+    monkeypatch.setattr("robustdyn.registry.find_weights", lambda name, dataset: altered)
     suite = load_suite("quickstart", ["models=resnet"])
     with pytest.raises(UserError, match="hash"):
         cells(suite)

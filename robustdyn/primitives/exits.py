@@ -68,6 +68,19 @@ def _dense(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor:
             if k < len(stages) - 1:
                 gates.append(decide(f"exit{k}", rule(logits), kind="exit"))
                 regions.enter_context(region(gates[-1].share()))
+    return answer(logits, gates, rule, most_confident)
+
+
+def answer(
+    logits: list[Tensor], gates: list[Decision], rule: Rule, most_confident: bool = False
+) -> Tensor:
+    """Return the logits (B, K) of the exit at which each sample stops, where all exits have run.
+
+    Args:
+        logits: (B, K) of each exit.
+        gates: the decisions to go on, margins (B,), after every exit but the last.
+        rule, most_confident: as in `early_exits`.
+    """
     _record(logits, gates)
     answers = [*logits[:-1], _last_answer(logits, rule) if most_confident else logits[-1]]
     out = torch.zeros_like(logits[0])

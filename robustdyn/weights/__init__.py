@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustdyn.errors import UserError
+from robustdyn.folders import home
 
 _SHIPPED = Path(__file__).resolve().parent
 
 
 def user_folder() -> Path:
     """Return the folder in which the user's own weights are kept."""
-    home = os.environ.get("ROBUSTDYN_HOME")
-    return (Path(home) if home else Path.home() / ".local/share/robustdyn") / "weights"
+    return home() / "weights"
 
 
 def find_weights(name: str, dataset: str) -> Path | None:
@@ -38,6 +38,15 @@ def find_weights(name: str, dataset: str) -> Path | None:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's parameters and buffers, with their names, in hex."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def checked_sha256(path: Path) -> str:

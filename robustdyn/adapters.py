@@ -1,0 +1,322 @@
+"""Adapters: a foreign dynamic network, its source untouched, as a model whose forward() is logits.
+
+    rd.adapt(
+        net,                                    # any nn.Module
+        call=lambda net, x: net(x, meta={}),    # how it is called, if not net(x)
+        watch=["blocks.1.gate"],                # modules whose outputs `read` needs
+        read=read,                              # what it left -> logits, deciding on the way
+        regions={"blocks.1": "block1"},         # module -> the decision that scales its MACs
+    )
+
+A region is bound to its decision by name, after the fact: the decision may be made long after the
+module ran, even after the whole pass.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdyn.decision import Decision, Share
+from robustdyn.errors import UserError, suggest
+from robustdyn.execution import is_sparse
+from robustdyn.foreign_pass import Call, LateShare, Watch
+from robustdyn.gates import forward_is_hard, keep_from
+from robustdyn.macs import MacCounter
+from robustdyn.primitives.exits import Rule, answer
+from robustdyn.trace import copies, count, decide, is_tracing, mark_sparse, record_decision, region
+
+Gates = Mapping[str, Decision]
+Shared = str | Callable[[Gates], Share]
+
+
+@dataclass(frozen=True)
+class Region:
+    """What scales the MACs of a module.
+
+    Attributes:
+        share: the name of a decision, or a function of all decisions by name, for products
+            (`lambda gates: gates["in"].share() * gates["out"].share()`), dilation, powers, maxima.
+        row: for a module that the network calls only with the rows that it keeps, or not at all:
+            the shape of one row of its input, without the batch. Its MACs are then those of one
+            such row, measured once, times the entries of the decision.
+
+    Raises:
+        UserError: if there is a row, and the share is not the name of a decision.
+    """
+
+    share: Shared
+    row: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.row is not None and not isinstance(self.share, str):
+            raise UserError(
+                "A region with a row needs the name of its decision, not a function.",
+                "Decide for each module by itself, with one entry per row, and name that decision.",
+            )
+
+    def of(self, gates: Gates) -> Share:
+        """Return the share once the decisions are made."""
+        if isinstance(self.share, str):
+            return _named(gates, self.share).share()
+        return self.share(gates)
+
+
+@dataclass
+class Pass:
+    """What one forward pass of a foreign module left behind, for `read` to interpret.
+
+    Attributes:
+        module: the foreign module; for gates that it leaves on itself as attributes.
+        output: what `call` returned.
+        gates: the decisions made so far, by name.
+        samples: how many samples the model was given.
+    """
+
+    module: nn.Module
+    output: Any
+    samples: int
+    gates: dict[str, Decision] = field(default_factory=dict)
+    _calls: Mapping[str, list[Call]] = field(default_factory=dict)
+
+    def calls(self, name: str) -> list[Call]:
+        """Return the calls of a watched module, in their order: inputs and output of each.
+
+        Raises:
+            UserError: if the module is not watched.
+        """
+        if name not in self._calls:
+            raise UserError(
+                f"The module '{name}' is not watched.",
+                f"{suggest(name, self._calls)}Name it in adapt(..., watch=[...]).",
+            )
+        return self._calls[name]
+
+    def decide(
+        self, name: str, margin: Tensor, *, kind: str, keep: Tensor | None = None
+    ) -> Decision:
+        """Record what a gate decided.
+
+        Args:
+            name: unique within the model.
+            margin: (B, ...), the score before thresholding, positive = run; log-odds wherever there
+                is a probability. Where the module gives nothing but its hard mask, that (bool or
+                int): the MACs are right, but the decision has no gradient.
+            kind: as for `decide`.
+            keep: the decision as executed, where that is more than margin > 0; same shape.
+
+        Raises:
+            UserError: if the margin is no tensor, or has no entry per sample.
+        """
+        if not isinstance(margin, Tensor) or margin.dim() == 0 or len(margin) < self.samples:
+            shape = tuple(margin.shape) if isinstance(margin, Tensor) else type(margin).__name__
+            raise UserError(
+                f"The margin of '{name}' is {shape}, for {self.samples} samples.",
+                "Give one entry per sample, (B, ...): a mean over the batch cannot be used.",
+            )
+        margin = margin[: self.samples]
+        if not margin.is_floating_point():
+            margin = torch.where(margin > 0, 1.0, -1.0)
+        if keep is None:
+            decision = decide(name, margin, kind=kind)
+        else:  # forced gates (full inference, one gate closed) are forced here too
+            executed = keep[: self.samples].reshape(margin.shape).to(margin.dtype)
+            taken = executed if forward_is_hard() else keep_from(margin)
+            decision = Decision(name, kind, margin, taken)
+            record_decision(decision)
+        self.gates[name] = decision
+        return decision
+
+    def exits(
+        self, logits: Sequence[Tensor], rule: Rule, *, most_confident: bool = False
+    ) -> Tensor:
+        """Return the logits (B, K) of the exit at which each sample stops, by deciding exit0, ...
+
+        Args:
+            logits: (B, K) of every exit.
+            rule, most_confident: as for `primitives.early_exits`.
+        """
+        parts = [part[: self.samples] for part in logits]
+        gates = [
+            self.decide(f"exit{k}", rule(parts[: k + 1]), kind="exit")
+            for k in range(len(parts) - 1)
+        ]
+        return answer(parts, gates, rule, most_confident)
+
+
+def _whole_output(seen: Pass) -> Tensor:
+    return seen.output
+
+
+def _plain_call(module: nn.Module, x: Tensor) -> Any:
+    return module(x)
+
+
+class Adapted(nn.Module):
+    """A foreign module as a model of ours. Made by `adapt`, which says what the arguments are."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        read: Callable[[Pass], Tensor],
+        call: Callable[[nn.Module, Tensor], Any],
+        sparse: Callable[[nn.Module, Tensor], Tensor] | None,
+        watch: Sequence[str],
+        regions: Mapping[str, Region],
+        heads: Sequence[str],
+        min_batch: int,
+    ):
+        super().__init__()
+        self.module = module.eval()
+        self.read, self.call, self.sparse = read, call, sparse
+        self.watch, self.regions, self.heads = tuple(watch), dict(regions), tuple(heads)
+        self.min_batch = min_batch
+        self.row_macs = {
+            name: _macs_of_row(module, name, bound.row)
+            for name, bound in self.regions.items()
+            if bound.row is not None
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        repeats = ceil(self.min_batch / max(len(x), 1)) if len(x) < self.min_batch else 1
+        batch = x.repeat(repeats, *[1] * (x.dim() - 1)) if repeats > 1 else x
+        if is_sparse():
+            return self._run_sparsely(batch)[: len(x)]
+        seen = Pass(self.module, None, len(x))
+        watched = Watch(self.module, self.watch)
+        if is_tracing():
+            shares = {name: LateShare(bound.of, seen.gates) for name, bound in self.regions.items()}
+            watched.scale(shares, uncounted=set(self.row_macs))
+            watched.open_after(self.heads, lambda k: LateShare(_going_on(k, x), seen.gates))
+        with watched, copies(repeats):
+            seen.output = self.call(self.module, batch)
+        seen._calls = watched.calls
+        logits = self.read(seen)
+        if is_tracing():
+            self._settle(watched, seen, shares)
+        return logits[: len(x)] if isinstance(logits, Tensor) else logits
+
+    def _run_sparsely(self, x: Tensor) -> Tensor:
+        if self.sparse is None:
+            raise UserError(
+                "This adapted model has no sparse execution.",
+                "Give adapt() a `sparse`: how the module is called so that it skips work.",
+            )
+        mark_sparse()
+        return self.sparse(self.module, x)
+
+    def _settle(self, watched: Watch, seen: Pass, shares: Mapping[str, LateShare]) -> None:
+        """Count the modules that skip work by themselves; see that every other region ran."""
+        for name, bound in self.regions.items():
+            if bound.row is not None:
+                entries = _named(seen.gates, str(bound.share)).margin.numel()
+                with region(shares[name]):
+                    count(self.row_macs[name] * entries)
+            elif not watched.ran(name):
+                raise UserError(
+                    f"The module '{name}' did not run, so the MACs that its gate guards are unknown.",
+                    "If the network skips it by itself, state the shape of its input: "
+                    "Region(decision, row=(...)), or let `call` run everything.",
+                )
+
+
+def adapt(
+    module: nn.Module,
+    *,
+    read: Callable[[Pass], Tensor] = _whole_output,
+    call: Callable[[nn.Module, Tensor], Any] = _plain_call,
+    sparse: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    watch: Sequence[str] = (),
+    regions: Mapping[str, Shared | Region] | None = None,
+    heads: Sequence[str] = (),
+    min_batch: int = 1,
+) -> Adapted:
+    """Return a foreign module as a model: inputs in [0, 1] to logits, its gates in the trace.
+
+    Args:
+        module: put in eval mode; several networks that work together go in an nn.ModuleDict.
+        read: gets the `Pass` and returns logits (B, K); calls its `decide` for every gate, or its
+            `exits`. By default the output is the logits.
+        call: (module, x) -> output, in which everything runs (dense execution). The place to
+            normalise x, to hand a dict in, to drive a loop.
+        sparse: (module, x) -> logits, in which the module skips work for real, if it can.
+        watch: names of modules whose calls `read` looks at: gates seen only from outside.
+        regions: module name -> what scales the MACs of it and of all in it: the name of a
+            decision, a function of the decisions (see `Region`), or a Region.
+        heads: names of the modules that end each exit. After the k-th call among them, all that
+            runs, inside modules or not, is scaled by the decision "exit{k}".
+        min_batch: the smallest batch that the module can take; a smaller one is repeated.
+
+    Raises:
+        UserError: if a name is not that of a module, or a row does not fit its module.
+    """
+    bound = {
+        name: value if isinstance(value, Region) else Region(value)
+        for name, value in (regions or {}).items()
+    }
+    for name in (*watch, *bound, *heads):
+        _submodule(module, name)
+    return Adapted(module, read, call, sparse, watch, bound, heads, min_batch)
+
+
+def from_probabilities(probabilities: Tensor) -> Tensor:
+    """Return logits (B, K) whose softmax is `probabilities`. Log-probabilities are logits already."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def log_odds(probability: Tensor) -> Tensor:
+    """Return the margin of a gate that runs where `probability` is above one half, same shape."""
+    return torch.logit(probability, eps=torch.finfo(probability.dtype).eps)
+
+
+def _named(gates: Gates, name: str) -> Decision:
+    if name not in gates:
+        raise UserError(
+            f"A region is bound to the decision '{name}', which `read` did not make.",
+            f"{suggest(name, gates)}Decisions made: {', '.join(gates) or 'none'}.",
+        )
+    return gates[name]
+
+
+def _going_on(exit: int, x: Tensor) -> Callable[[Gates], Share]:
+    def share(gates: Gates) -> Share:
+        if f"exit{exit}" in gates:
+            return gates[f"exit{exit}"].share()
+        ones = torch.ones(len(x), device=x.device)  # after the last exit nothing is skipped
+        return Share(lambda: ones, lambda: ones)
+
+    return share
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    names = dict(module.named_modules())
+    if name not in names:
+        raise UserError(
+            f"{type(module).__name__} has no module '{name}'.",
+            f"{suggest(name, names)}See dict(net.named_modules()).",
+        )
+    return names[name]
+
+
+@torch.no_grad()
+def _macs_of_row(module: nn.Module, name: str, row: tuple[int, ...]) -> int:
+    part = _submodule(module, name)
+    weight = next((p for p in part.parameters()), torch.zeros(()))
+    total = 0
+
+    def add(macs: int, shared: bool) -> None:
+        nonlocal total
+        total += macs
+
+    try:
+        with MacCounter(add):
+            part(torch.zeros(1, *row, dtype=weight.dtype, device=weight.device))
+    except Exception as error:
+        raise UserError(
+            f"The module '{name}' cannot take a row of shape {row}: {str(error).splitlines()[0]}",
+            "Give the shape of one row of its input, without the batch.",
+        ) from error
+    return total
