@@ -174,6 +174,7 @@ class Adapted(nn.Module):
         self.read, self.call, self.sparse = read, call, sparse
         self.watch, self.regions, self.heads = tuple(watch), dict(regions), tuple(heads)
         self.min_batch = min_batch
+        self.skips_itself = not heads and all(b.row is not None for b in regions.values())
         self.row_macs = {
             name: _macs_of_row(module, name, bound.row)
             for name, bound in self.regions.items()
@@ -183,11 +184,21 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         repeats = ceil(self.min_batch / max(len(x), 1)) if len(x) < self.min_batch else 1
         batch = x.repeat(repeats, *[1] * (x.dim() - 1)) if repeats > 1 else x
+        scaled = is_tracing()
         if is_sparse():
-            return self._run_sparsely(batch)[: len(x)]
+            if self.sparse is not None:
+                mark_sparse()
+                return self.sparse(self.module, batch)[: len(x)]
+            if not (self.regions and self.skips_itself):
+                raise UserError(
+                    "This adapted model has no sparse execution.",
+                    "Give adapt() a `sparse`: how the module is called so that it skips work.",
+                )
+            mark_sparse()
+            scaled = False
         seen = Pass(self.module, None, len(x))
         watched = Watch(self.module, self.watch)
-        if is_tracing():
+        if scaled:
             shares = {name: LateShare(bound.of, seen.gates) for name, bound in self.regions.items()}
             watched.scale(shares, uncounted=set(self.row_macs))
             watched.open_after(self.heads, lambda k: LateShare(_going_on(k, x), seen.gates))
@@ -195,22 +206,14 @@ class Adapted(nn.Module):
             seen.output = self.call(self.module, batch)
         seen._calls = watched.calls
         logits = self.read(seen)
-        if is_tracing():
+        if scaled:
             self._settle(watched, seen, shares)
         return logits[: len(x)] if isinstance(logits, Tensor) else logits
-
-    def _run_sparsely(self, x: Tensor) -> Tensor:
-        if self.sparse is None:
-            raise UserError(
-                "This adapted model has no sparse execution.",
-                "Give adapt() a `sparse`: how the module is called so that it skips work.",
-            )
-        mark_sparse()
-        return self.sparse(self.module, x)
 
     def _settle(self, watched: Watch, seen: Pass, shares: Mapping[str, LateShare]) -> None:
         """Count the modules that skip work by themselves; see that every other region ran."""
         for name, bound in self.regions.items():
+            shares[name].settle()
             if bound.row is not None:
                 entries = _named(seen.gates, str(bound.share)).margin.numel()
                 with region(shares[name]):
@@ -238,11 +241,12 @@ def adapt(
 
     Args:
         module: put in eval mode; several networks that work together go in an nn.ModuleDict.
-        read: gets the `Pass` and returns logits (B, K); calls its `decide` for every gate, or its
+        read: gets the `Pass` (what is left by the call) and returns logits (B, K); calls its `decide` for every gate, or its
             `exits`. By default the output is the logits.
         call: (module, x) -> output, in which everything runs (dense execution). The place to
             normalise x, to hand a dict in, to drive a loop.
-        sparse: (module, x) -> logits, in which the module skips work for real, if it can.
+        sparse: (module, x) -> logits, in which the module skips work for real, if it can; not
+            needed where every region has a row, as the module then always does.
         watch: names of modules whose calls `read` looks at: gates seen only from outside.
         regions: module name -> what scales the MACs of it and of all in it: the name of a
             decision, a function of the decisions (see `Region`), or a Region.

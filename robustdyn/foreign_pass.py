@@ -33,6 +33,10 @@ class LateShare(Share):
         self._resolve = resolve
         self._gates = gates
 
+    def settle(self) -> None:
+        """Resolve now, so that a mistake shows in the pass that made it."""
+        _ = self._known
+
     @cached_property
     def _known(self) -> Share:
         return self._resolve(self._gates)

@@ -207,17 +207,26 @@ def get_model_spec(name: str) -> ModelSpec:
     """
     _load_all()
     if name not in _MODELS:
-        broken = next((p for p in LOADED.values() if p.error and name in p.models), None)
-        if broken is not None:
-            raise UserError(
-                f"The plug-in of model '{name}', {broken.source}, cannot be loaded: {broken.error}",
-                f"Mend it, or run `robustdyn register --remove {broken.source}`.",
-            )
+        refuse_broken(name)
         raise UserError(
             f"Unknown model '{name}'.",
             f"{suggest(name, _MODELS)}See `robustdyn list models`.",
         )
     return _MODELS[name]
+
+
+def refuse_broken(name: str) -> None:
+    """Say so if `name` is a model of a plug-in that could not be loaded.
+
+    Raises:
+        UserError: in that case.
+    """
+    broken = next((p for p in LOADED.values() if p.error and name in p.models), None)
+    if broken is not None:
+        raise UserError(
+            f"The plug-in of model '{name}', {broken.source}, cannot be loaded: {broken.error}",
+            f"Mend it, or run `robustdyn register --remove {broken.source}`.",
+        )
 
 
 def create_model(

@@ -14,7 +14,7 @@ from typing import Any
 
 from robustdyn.data import load_dataset
 from robustdyn.errors import UserError, suggest
-from robustdyn.registry import ModelSpec, list_models, model_sha256
+from robustdyn.registry import ModelSpec, list_models, model_sha256, refuse_broken
 
 ID_VERSION = 1
 """Raise it when the same definition starts to give other numbers (a mended attack, say)."""
@@ -164,6 +164,7 @@ def _models(patterns: tuple[str, ...]) -> list[ModelSpec]:
     for pattern in patterns:
         matching = [spec for spec in list_models() if _matches(spec, (pattern,))]
         if not matching:
+            refuse_broken(pattern)
             raise UserError(
                 f"No model is named or matches '{pattern}'.",
                 f"{suggest(pattern.rstrip('.*'), _branches())}See `robustdyn list models`.",

@@ -195,7 +195,7 @@ def skipping_cell():
     return rd.adapt(foreign.SkippingCell(), read=read, regions={"cell": "update"})
 
 
-@rd.register_model(family="instance.depth.bits")
+@rd.register_model(family="instance.depth.bits", static_compute=True)
 def bit_widths():
     """One of three exclusive layers per sample: together they never cost more than one."""
 

@@ -259,7 +259,7 @@ class Attention(nn.Module):
 
 
 class SkippingCell(nn.Module):
-    """A recurrence over (B, T, 12) that copies its state at some steps; returns log-probabilities."""
+    """A recurrence over (B, T, 12) that copies its state at times; returns log-probabilities."""
 
     def __init__(self, width=6):
         super().__init__()
@@ -280,7 +280,7 @@ class SkippingCell(nn.Module):
 
 
 class BitWidths(nn.Module):
-    """Runs one of three quantised layers per sample; computes all and selects; (logits, one-hot)."""
+    """Selects one of three layers per sample, but computes all; (logits, one-hot, scores)."""
 
     def __init__(self):
         super().__init__()

@@ -18,6 +18,8 @@ COMMANDS = {  # name -> file; a file called list would hide Python's own list in
     "show": "show",
     "run": "run",
     "report": "report",
+    "check": "check",
+    "register": "register",
     "train": "train",
     "doctor": "doctor",
 }

@@ -46,7 +46,7 @@ def command(as_json: bool) -> int:
     \b
     robustdyn doctor
     """
-    checks = [*_machine(), *_packages(), *_gpu(), *_data(), *_weights(), *_tools()]
+    checks = [*_machine(), *_packages(), *_gpu(), *_data(), *_weights(), *_plugins(), *_tools()]
     if as_json:
         print_json([check._asdict() for check in checks])
     else:
@@ -142,6 +142,8 @@ def _weights() -> Iterator[Check]:
 
     good = 0
     for spec in list_models():
+        if not spec.shipped:
+            continue
         dataset = spec.datasets[0]
         path = find_weights(spec.name, dataset)
         if path is None:
@@ -158,6 +160,18 @@ def _weights() -> Iterator[Check]:
             remedy = f"Install robustdyn again, or run `robustdyn train {spec.name}`."
             yield Check(f"weights {spec.name}", f"{path} altered", "broken", remedy)
     yield Check("weights", f"{good} models, hashes right")
+
+
+def _plugins() -> Iterator[Check]:
+    from robustdyn.registry import list_plugins
+
+    for plugin in list_plugins():
+        found = plugin.error or ", ".join(plugin.models)
+        remedy = f"Mend it, or run `robustdyn register --remove {plugin.source}`."
+        if plugin.error:
+            yield Check(f"plug-in {plugin.source}", found, "broken", remedy)
+        else:
+            yield Check(f"plug-in {plugin.source}", found)
 
 
 def _tools() -> Iterator[Check]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from robustdyn.cli.output import columns, print_json
+from robustdyn.cli.register import note_broken
 from robustdyn.errors import UserError, suggest
 
 Entry = dict[str, Any]
@@ -32,6 +33,8 @@ def command(kind: str, pattern: str, as_json: bool) -> None:
             f"None of the {kind} matches '{pattern}'.",
             f"{suggest(pattern, known)}See `robustdyn list {kind}`.",
         )
+    if kind == "models":
+        note_broken()
     if as_json:
         print_json(found)
     elif kind == "models":
@@ -81,6 +84,7 @@ def _models() -> list[Entry]:
             "trained": [d for d in spec.datasets if find_weights(spec.name, d) is not None],
             "summary": spec.summary,
             "paper": spec.paper,
+            "plugin": spec.plugin,
         }
         for spec in list_models()
     ]

@@ -31,7 +31,7 @@ def command(name: str, as_json: bool) -> None:
 def _find(name: str) -> Details:
     from robustdyn.attacks import get, list_attacks
     from robustdyn.data.info import get_info, list_datasets
-    from robustdyn.registry import get_model_spec, list_models
+    from robustdyn.registry import get_model_spec, list_models, refuse_broken
     from robustdyn.suites import list_suites
 
     models = [spec.name for spec in list_models()]
@@ -45,6 +45,7 @@ def _find(name: str) -> Details:
         return _suite(name)
     if name in attacks or ":" in name:
         return _attack(get(name))
+    refuse_broken(name)
     raise UserError(
         f"Nothing is named '{name}'.",
         f"{suggest(name, [*models, *datasets, *attacks, *list_suites()])}"
@@ -53,14 +54,15 @@ def _find(name: str) -> Details:
 
 
 def _model(spec: Any) -> Details:
-    from robustdyn.cli.anatomy import anatomy
+    from robustdyn.anatomy import anatomy
     from robustdyn.data import load_dataset
     from robustdyn.registry import create_model, model_card
 
     cards = {dataset: model_card(spec.name, dataset) for dataset in spec.datasets}
     dataset = next((d for d in spec.datasets if cards[d] is not None), spec.datasets[0])
     model = create_model(spec.name, dataset, pretrained=cards[dataset] is not None)
-    seen = anatomy(model, load_dataset(dataset, "test").stack([0]))
+    sample = load_dataset(dataset, "test").stack([0, 0])  # some models cannot take one alone
+    seen = anatomy(model, sample)
     kept = (cards[dataset] or {}).get("gates", {})
     return {
         "kind": "model",
@@ -73,6 +75,8 @@ def _model(spec: Any) -> Details:
         "batch_coupled": spec.batch_coupled,
         "randomised": spec.randomised,
         "datasets": list(spec.datasets),
+        "plugin": spec.plugin,
+        "recipe": spec.recipe is not None,
         "cards": {name: card for name, card in cards.items() if card is not None},
         "parameters": sum(p.numel() for p in model.parameters()),
         "sample": {"dataset": dataset, "macs": seen.macs, "full_macs": seen.full_macs},
@@ -117,6 +121,7 @@ def _print_model(details: Details) -> None:
         ("paper", details["paper"]),
         ("mechanism", details["summary"]),
         ("marks", ", ".join(marks)),
+        ("plug-in", details["plugin"]),
         ("datasets", ", ".join(details["datasets"])),
         ("parameters", f"{details['parameters']:,}"),
     ]
@@ -125,7 +130,9 @@ def _print_model(details: Details) -> None:
         full = f"full inference {card['full_accuracy']:.1%} at {megamacs(card['full_macs'])} MACs"
         lines.append((f"on {dataset}", f"{normal}; {full}"))
     if not details["cards"]:
-        lines.append(("weights", f"none; `robustdyn train {details['name']}` makes them"))
+        remedy = f"; `robustdyn train {details['name']}` makes them" if details["recipe"] else ""
+        own = "its function's own" if details["plugin"] else "none"
+        lines.append(("weights", own + remedy))
     click.echo(f"{details['name']}\n")
     click.echo(facts(lines))
     click.echo(

@@ -33,21 +33,21 @@ class Anatomy(NamedTuple):
 
 @torch.no_grad()
 def anatomy(model: nn.Module, x: Tensor) -> Anatomy:
-    """Return the anatomy of a model on the input x (1, ...)."""
+    """Return the anatomy of a model on the first sample of x (B, ...)."""
     with trace() as decided:
         model(x)
     opened = _forced(model, x, closed=None)
-    full = float(opened.macs())
+    full = float(opened.macs()[0])
     found = [
         Gate(
             decision.name,
             decision.kind,
             tuple(decision.margin.shape[1:]),
-            full - float(_forced(model, x, closed=k).macs()),
+            full - float(_forced(model, x, closed=k).macs()[0]),
         )
         for k, decision in enumerate(opened.decisions.values())
     ]
-    return Anatomy(float(decided.macs()), full, found)
+    return Anatomy(float(decided.macs()[0]), full, found)
 
 
 def _forced(model: nn.Module, x: Tensor, *, closed: int | None) -> Trace:
