@@ -62,7 +62,7 @@ class Watch:
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str]):
-        self._modules = dict(module.named_modules())
+        self._module = module
         self.calls: dict[str, list[Call]] = {name: [] for name in names}
         self._shares: Mapping[str, Share] = {}
         self._uncounted: Set[str] = frozenset()
@@ -91,9 +91,9 @@ class Watch:
         self._stack.callback(replace_regions, self._outer)
         try:
             for name in self.calls:
-                self._hook(self._modules[name], self._note(name))
+                self._hook(self._module.get_submodule(name), self._note(name))
             for name in self._heads:
-                self._hook(self._modules[name], self._pass)
+                self._hook(self._module.get_submodule(name), self._pass)
             for name in self._shares:
                 self._guard(name)
         except BaseException:
@@ -148,7 +148,7 @@ class Watch:
                 self._put()
 
         self._stack.callback(pause.close)
-        for part in self._modules[name].modules():
+        for part in self._module.get_submodule(name).modules():
             self._stack.enter_context(part.register_forward_pre_hook(enter))  # type: ignore
             self._hook(part, leave, always_call=True)
 

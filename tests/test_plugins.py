@@ -13,7 +13,7 @@ from robustdyn import plugins, registry
 from robustdyn.errors import UserError
 from robustdyn.results import load_results
 
-TWIN = '''"""A network of somebody's: a list of logits. Loads a checkpoint; imports from its folder."""
+TWIN = '''"""A network of somebody's: a list of logits; imports from its own folder."""
 
 import torch
 from twin_parts import Twin
@@ -238,8 +238,7 @@ def test_a_module_by_name_and_an_entry_point(home, tmp_path, monkeypatch):
     write(tmp_path / "site" / "my_package" / "models.py", TINY.format(name="packaged"))
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
-    code, out, _ = shell("register", "my_package.models", "--no-check")
-    assert code == 0
+    assert shell("register", "my_package.models", "--no-check")[0] == 0
     assert "packaged" in shell("list", "models")[1]
     plugins.forget("my_package.models")
     point = EntryPoint("mine", "my_package.models", plugins.GROUP)

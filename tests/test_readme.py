@@ -27,6 +27,7 @@ def test_the_python_runs(monkeypatch):
     assert len(names["rows"]) == 20
     model = registry.create_model("gated")
     assert model(names["x"]).shape == (8, 10)
+    assert registry.create_model("adapted")(names["x"]).shape == (8, 10)
 
 
 def test_the_suite_parses(tmp_path):
