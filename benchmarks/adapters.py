@@ -2,9 +2,10 @@
 
     python benchmarks/adapters.py [ROUNDS]
 
-Two foreign networks in two habits, a list of exits and (logits, masks, scores), of 20 and 31 M MACs.
-The goal is a ratio of at most 1.05. On a noisy machine the paired ratios spread by more than an
-adapter costs, so its seconds are also taken alone: on an input so small that little else is left.
+Two foreign networks in two habits, a list of exits and (logits, masks, scores), of 20 and 31 M
+MACs. The goal is a ratio of at most 1.05. On a noisy machine the paired ratios spread by more than
+an adapter costs, so its seconds are also taken alone: on an input so small that little else is
+left.
 """
 
 import sys

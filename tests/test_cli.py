@@ -53,7 +53,7 @@ def suite(monkeypatch, tmp_path):
         return table.drop(columns="cell").assign(seed=cell.seed)
 
     monkeypatch.setattr(evaluation, "evaluate_cell", evaluate_cell)
-    monkeypatch.setattr(suite_module, "_weights", lambda spec, dataset: "")
+    monkeypatch.setattr(suite_module, "model_sha256", lambda spec, dataset: "")
     path = tmp_path / "two.toml"
     path.write_text(SUITE)
     return path

@@ -76,6 +76,7 @@ LAYERS = [
     {"trace"},
     {"primitives"},
     {"foreign_pass"},
+    {"reading"},
     {"adapters"},
     {"threat", "data", "weights", "recipe"},
     {"losses", "calibration"},

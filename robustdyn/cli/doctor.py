@@ -123,10 +123,10 @@ def _data() -> Iterator[Check]:
         yield Check(f"data {info.name}", ", ".join(f"{n} {s}" for s, n in sizes.items()))
         try:
             found = f"{len(load_dataset(info.name, 'train'))} train"
-            yield Check(f"data {info.name}", found)
+            yield Check(f"training data {info.name}", found)
         except UserError as error:
             remedy = f"Only needed for training. {error.remedy}"
-            yield Check(f"data {info.name}", "no train data", "absent", remedy)
+            yield Check(f"training data {info.name}", "none", "absent", remedy)
     folder = os.environ.get("ROBUSTDYN_DATA", "")
     if folder and not os.path.isdir(folder):
         yield Check(
