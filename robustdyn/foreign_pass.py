@@ -42,15 +42,15 @@ class LateShare(Share):
         return self._resolve(self._gates)
 
     @property
-    def hard(self) -> Tensor:  # type: ignore[override]
+    def hard(self) -> Tensor:
         return self._known.hard
 
     @property
-    def soft(self) -> Tensor:  # type: ignore[override]
+    def soft(self) -> Tensor:
         return self._known.soft
 
     @property
-    def maximum(self) -> float:  # type: ignore[override]
+    def maximum(self) -> float:
         return self._known.maximum
 
 
@@ -105,7 +105,7 @@ class Watch:
         self._stack.close()
 
     def _hook(self, module: nn.Module, after: Callable[..., None], **options: bool) -> None:
-        self._stack.enter_context(module.register_forward_hook(after, **options))  # type: ignore
+        self._stack.enter_context(module.register_forward_hook(after, **options))
 
     def _note(self, name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: tuple, output: Any) -> None:
@@ -149,7 +149,7 @@ class Watch:
 
         self._stack.callback(pause.close)
         for part in self._module.get_submodule(name).modules():
-            self._stack.enter_context(part.register_forward_pre_hook(enter))  # type: ignore
+            self._stack.enter_context(part.register_forward_pre_hook(enter))
             self._hook(part, leave, always_call=True)
 
     def _put(self) -> None:

@@ -53,7 +53,7 @@ def _outputs(model: nn.Module, run: Callable[[], object]) -> list[tuple[str, lis
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             called = name or f"{type(module).__name__}.forward"
-            hooks.enter_context(module.register_forward_hook(note(called)))  # type: ignore
+            hooks.enter_context(module.register_forward_hook(note(called)))
         run()
     return seen
 
