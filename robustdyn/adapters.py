@@ -131,8 +131,8 @@ class Adapted(nn.Module):
 
     def _settle(self, watched: Watch, seen: Pass, shares: Mapping[str, LateShare]) -> None:
         """Count the modules that skip work by themselves; see that every other region ran."""
+        watched.settle()
         for name, bound in self.regions.items():
-            shares[name].settle()
             if bound.row is not None:
                 entries = _named(seen.gates, str(bound.share)).margin.numel()
                 with region(shares[name]):

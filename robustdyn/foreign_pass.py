@@ -7,7 +7,6 @@ happens in between.
 import threading
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class Call(NamedTuple):
 
 
 class LateShare(Share):
-    """A share that is known once the decisions are made, which is after its region has run."""
+    """A share that is known once it is settled: when the decisions are made, after its region."""
 
     def __init__(
         self, resolve: Callable[[Mapping[str, Decision]], Share], gates: Mapping[str, Decision]
@@ -34,24 +33,9 @@ class LateShare(Share):
         self._gates = gates
 
     def settle(self) -> None:
-        """Resolve now, so that a mistake shows in the pass that made it."""
-        _ = self._known
-
-    @cached_property
-    def _known(self) -> Share:
-        return self._resolve(self._gates)
-
-    @property
-    def hard(self) -> Tensor:
-        return self._known.hard
-
-    @property
-    def soft(self) -> Tensor:
-        return self._known.soft
-
-    @property
-    def maximum(self) -> float:
-        return self._known.maximum
+        """Become the share that the decisions give."""
+        known = self._resolve(self._gates)
+        super().__init__(lambda: known.hard, lambda: known.soft, known.maximum)
 
 
 class Watch:
@@ -64,21 +48,26 @@ class Watch:
     def __init__(self, module: nn.Module, names: Sequence[str]):
         self._module = module
         self.calls: dict[str, list[Call]] = {name: [] for name in names}
-        self._shares: Mapping[str, Share] = {}
+        self._shares: Mapping[str, LateShare] = {}
         self._uncounted: Set[str] = frozenset()
         self._heads: Sequence[str] = ()
-        self._after: Callable[[int], Share] | None = None
+        self._after: Callable[[int], LateShare] | None = None
         self._ran: set[str] = set()
-        self._open: dict[str, Share] = {}  # the regions that are running
-        self._passed: list[Share] = []  # one for each head that has run
+        self._open: dict[str, LateShare] = {}  # the regions that are running
+        self._passed: list[LateShare] = []  # one for each head that has run
 
-    def scale(self, shares: Mapping[str, Share], *, uncounted: Set[str]) -> None:
+    def scale(self, shares: Mapping[str, LateShare], *, uncounted: Set[str]) -> None:
         """Scale what runs in the named modules; leave those in `uncounted` out of every count."""
         self._shares, self._uncounted = shares, uncounted
 
-    def open_after(self, heads: Sequence[str], share: Callable[[int], Share]) -> None:
+    def open_after(self, heads: Sequence[str], share: Callable[[int], LateShare]) -> None:
         """Scale all that runs after the k-th call of a head by share(k)."""
         self._heads, self._after = heads, share
+
+    def settle(self) -> None:
+        """Settle all shares: the decisions are made."""
+        for share in (*self._shares.values(), *self._passed):
+            share.settle()
 
     def ran(self, name: str) -> bool:
         """Return whether the named module, or one in it, was called."""
