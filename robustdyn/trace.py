@@ -35,10 +35,14 @@ class _Bucket:
 
 @dataclass(eq=False)
 class Trace:
-    """What one forward pass decided and what it costs. Made by `trace()`."""
+    """What one forward pass decided and what it costs. Made by `trace()`.
+
+    `activations` stays empty but for passes that someone watches (robustdyn.activations).
+    """
 
     decisions: dict[str, Decision] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
+    activations: list[Tensor] = field(default_factory=list)
     _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
     _batch_size: int | None = None
     _sparse: bool = False
@@ -59,6 +63,17 @@ class Trace:
     def max_macs(self) -> float:
         """Return the largest MACs that any sample of this input shape can reach."""
         return float(sum(m * prod(s.maximum for s in shares) for m, shares in self._terms()))
+
+    def terms(self) -> list[tuple[float, tuple[Share, ...]]]:
+        """Return the polynomial: the MACs of each stack of regions, and the shares that scale them.
+
+        Products of shares are taken apart into their factors. One sample's compute is the sum over
+        the stacks of the MACs times the product of the shares.
+        """
+        terms = self._terms()
+        return [
+            (macs, tuple(f for share in shares for f in share.factors)) for macs, shares in terms
+        ]
 
     def _terms(self) -> list[tuple[float, tuple[Share, ...]]]:
         if self._repeated is not None:
