@@ -9,6 +9,7 @@ from robustdyn.attacks import (  # each registers what it holds
     accuracy_objectives,
     compute_objectives,
     exit_objectives,
+    goals,
     load_objectives,
     noise,
     pgd,
@@ -22,7 +23,7 @@ from robustdyn.attacks.objectives import (
 )
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
-del accuracy_objectives, compute_objectives, exit_objectives, load_objectives, noise, pgd
+del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives, noise, pgd
 
 __all__ = [
     "FAMILIES",

@@ -1,5 +1,7 @@
 """Attacks: the contract of every registered attack, and what PGD must achieve."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,8 @@ FOREIGN = {
     "foolbox:LinfPGD": {"steps": 3, "abs_stepsize": 0.01},
     "foolbox:L2PGD": {"steps": 3, "abs_stepsize": 0.1},
 }
-THREATS = [rd.Threat("linf", 8 / 255), rd.Threat("l2", 0.5)]
+THREATS = [rd.Threat("linf", 8 / 255), rd.Threat("l2", 0.5), rd.Threat("l1", 1.0)]
+HALF = torch.tensor([True, True, False, False])  # of the columns of an image
 
 
 class Toy(nn.Module):
@@ -66,11 +69,22 @@ def test_an_attack_stays_inside_its_threat_and_is_pure(name, threat):
     assert first.dtype == x.dtype
 
 
+@pytest.mark.parametrize("threat", THREATS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_is_attacked_alike_in_any_batch(name):
+def test_an_attack_keeps_to_a_mask_and_uses_it(name, threat):
+    x, y = batch()
+    masked = replace(threat, mask=HALF)
+    x_adv = run(name, Toy(), x, y, masked)
+    assert masked.is_met(x_adv, x).all()
+    if name != "clean":
+        assert (x_adv != x).any()
+
+
+@pytest.mark.parametrize("threat", [rd.Threat("linf", 0.05), *THREATS[1:]], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_is_attacked_alike_in_any_batch(name, threat):
     x, y = batch()
     seeds = sample_seeds(3, range(len(x)))
-    threat = rd.Threat("linf", 0.05)
     together = run(name, Toy(), x, y, threat, seeds=seeds)
     parts = [
         run(name, Toy(), x[k : k + 7], y[k : k + 7], threat, seeds=seeds[k : k + 7])
