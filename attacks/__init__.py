@@ -7,10 +7,12 @@ if __name__ != "robustdyn.attacks":
 
 from robustdyn.attacks import (  # each registers what it holds
     accuracy_objectives,
+    apgd,
     compute_objectives,
     exit_objectives,
     goals,
     load_objectives,
+    mifgsm,
     noise,
     pgd,
 )
@@ -23,7 +25,8 @@ from robustdyn.attacks.objectives import (
 )
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
-del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives, noise, pgd
+del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
+del apgd, mifgsm, noise, pgd
 
 __all__ = [
     "FAMILIES",

@@ -14,7 +14,12 @@ from robustdyn.attacks.draws import sample_seeds, uniform
 from robustdyn.attacks.objectives import class_margin
 
 NAMES = [attack.name for attack in attacks.list_attacks()]
-FAST = {"pgd": {"steps": 3}, "torchattacks:PGD": {"steps": 3}}
+FAST = {
+    "pgd": {"steps": 3},
+    "apgd": {"steps": 8},
+    "mifgsm": {"steps": 3},
+    "torchattacks:PGD": {"steps": 3},
+}
 FOREIGN = {
     "torchattacks:PGD": {"steps": 3},
     "torchattacks:FGSM": {},

@@ -24,18 +24,22 @@ def passed(model, x):
         return model(x), trace
 
 
-class Torn(tiny.Tiny):
-    """Opening the gate all the way turns the answer: only part of it goes with the old one."""
+class Graded(tiny.Tiny):
+    """Eight channels that open one after the other."""
 
     def gated(self, x, flat):
         margin = self.margin(x)[:, None] + torch.linspace(-4, 4, 8)
         gate = rd.decide("gate", margin, kind="channel")
         with rd.region(gate.share()):
-            return 0 * gate.keep.mean(1, keepdim=True) * self.work(flat).sum(1, keepdim=True)
+            return gate.keep.mean(1, keepdim=True) * self.work(flat).sum(1, keepdim=True)
+
+
+class Torn(Graded):
+    """Opening all channels turns the answer: only some of them go with the old one."""
 
     def forward(self, x):
         flat = (x - 0.5).flatten(1)
-        tilt = self.margin(x) + self.gated(x, flat)[:, 0]
+        tilt = self.margin(x) + 0 * self.gated(x, flat)[:, 0]
         return torch.stack([-tilt, tilt, tilt - 100], 1)
 
 
@@ -98,21 +102,24 @@ def test_an_exit_of_a_real_model_can_be_chosen():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_cost_can_be_chosen(engine):
     x, y = tiny.inputs()
-    model = tiny.Channel(scale=5.0)
+    model = Graded()
     _, clean = passed(model, x)
     _, trace = passed(model, attacked(model, x, y, "cost:0.7", engine=engine))
     before, after = ((t.macs() / t.max_macs() - 0.7).abs() for t in (clean, trace))
-    assert (after <= 0.15).float().mean() > 0.9
+    assert (after <= 0.1).all()  # a channel is .09
     assert after.mean() < before.mean() / 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_sample_that_spends_enough_is_left_alone(engine):
     x, y = tiny.inputs()
-    model = tiny.Channel(scale=5.0)
-    _, trace = passed(model, attacked(model, x, y, "at_least:0.6", engine=engine))
+    model = Graded()
+    x[:10] += 0.1 * torch.tensor([1.0, 1.0, -1.0, -1.0])  # these spend more already
+    start = {} if engine == "square" else {"random_start": False}
+    x_adv = attacked(model, x, y, "at_least:0.6", engine=engine, **start)
+    _, trace = passed(model, x_adv)
     assert (trace.macs() >= 0.6 * trace.max_macs()).all()
-    assert trace.macs().mean() < 0.95 * trace.max_macs()
+    assert torch.equal(x_adv[:10], x[:10])
 
 
 @pytest.mark.parametrize(
