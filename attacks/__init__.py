@@ -15,6 +15,7 @@ from robustdyn.attacks import (  # each registers what it holds
     mifgsm,
     noise,
     pgd,
+    square,
 )
 from robustdyn.attacks.objectives import (
     FAMILIES,
@@ -26,7 +27,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, mifgsm, noise, pgd
+del apgd, mifgsm, noise, pgd, square
 
 __all__ = [
     "FAMILIES",
