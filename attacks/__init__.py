@@ -8,6 +8,8 @@ if __name__ != "robustdyn.attacks":
 from robustdyn.attacks import (  # each registers what it holds
     accuracy_objectives,
     apgd,
+    autoattack,
+    autoslow,
     compute_objectives,
     exit_objectives,
     goals,
@@ -27,7 +29,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, mifgsm, noise, pgd, square
+del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
 
 __all__ = [
     "FAMILIES",

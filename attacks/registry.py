@@ -131,13 +131,17 @@ _ATTACKS: dict[str, Attack] = {}
 
 
 def register_attack(
-    *, objectives: tuple[str, ...] = (), check_values: Callable[..., None] | None = None
+    *,
+    objectives: tuple[str, ...] = (),
+    check_values: Callable[..., None] | None = None,
+    batch_coupled: bool = False,
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Register the decorated function under its own name.
 
     Args:
         objectives: names of the objectives it can maximise, its default first; "*" for all.
         check_values: called with all parameters; raises UserError if a value is out of range.
+        batch_coupled: True if a sample's result depends on the others in its batch.
     """
 
     def register(run: AttackFunction) -> AttackFunction:
@@ -149,7 +153,7 @@ def register_attack(
             run=run,
             maximises=objectives,
             params={p.name: p.default for p in parameters if p.name not in _CONTRACT},
-            batch_coupled=False,
+            batch_coupled=batch_coupled,
             summary=(inspect.getdoc(run) or "").split("\n")[0],
             check_values=check_values,
         )
