@@ -5,14 +5,34 @@ if __name__ != "robustdyn.attacks":
         "This folder is the package robustdyn.attacks: `import robustdyn.attacks`, not `attacks`."
     )
 
-from robustdyn.attacks import noise as _noise
-from robustdyn.attacks import pgd as _pgd
-from robustdyn.attacks.objectives import OBJECTIVES, Objective, get_objective
+from robustdyn.attacks import (  # each registers what it holds
+    accuracy_objectives,
+    apgd,
+    autoattack,
+    autoslow,
+    compute_objectives,
+    exit_objectives,
+    goals,
+    load_objectives,
+    mifgsm,
+    noise,
+    pgd,
+    square,
+)
+from robustdyn.attacks.objectives import (
+    FAMILIES,
+    OBJECTIVES,
+    Objective,
+    get_objective,
+    register_objective,
+)
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
-del _noise, _pgd
+del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
+del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
 
 __all__ = [
+    "FAMILIES",
     "OBJECTIVES",
     "Attack",
     "Objective",
@@ -21,4 +41,5 @@ __all__ = [
     "get_objective",
     "list_attacks",
     "register_attack",
+    "register_objective",
 ]

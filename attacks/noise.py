@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from robustdyn.attacks.draws import normal, uniform
+from robustdyn.attacks.ball import surface
 from robustdyn.attacks.registry import register_attack
 from robustdyn.threat import Threat
 
@@ -23,16 +23,7 @@ def noise(
 ) -> Tensor:
     """Return the inputs with one draw of random noise on the surface of the threat's ball.
 
-    linf: eps or -eps for every value, by a fair coin. l2: a uniform direction of length eps. Then
-    cut to the bounds.
+    linf: eps or -eps for every value, by a fair coin. l2, l1: a uniform direction of length eps.
+    Then cut to the bounds, and under a mask to what may change.
     """
     return threat.project(x + surface(x, threat, seeds), x)
-
-
-def surface(x: Tensor, threat: Threat, seeds: Sequence[int], *, stream: int = 0) -> Tensor:
-    """Return random points on the surface of the ball around 0, (B, ...)."""
-    if threat.norm == "linf":
-        return threat.eps * (uniform(seeds, x, stream=stream) < 0.5).to(x).mul(2).sub(1)
-    direction = normal(seeds, x, stream=stream)
-    length = direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
-    return threat.eps * direction / length

@@ -1,11 +1,10 @@
-"""Objectives: what an attack maximises, one value per sample."""
+"""Objectives: what an attack maximises, one value per sample, and how an iterate is judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustdyn.errors import UserError, suggest
 from robustdyn.trace import Trace
@@ -15,15 +14,24 @@ Value = Callable[[Tensor, Tensor, Trace], Tensor]  # (logits (B, K), y (B,), tra
 
 @dataclass(frozen=True)
 class Objective:
-    """What to maximise, and how an iterate is judged.
+    """What to maximise, how an iterate is judged, and what must hold meanwhile.
 
     Attributes:
         name: as in suites and results.
         value: differentiable; its sum over the batch gives the gradient.
-        score: judged on the hard model; the iterate with the largest score is kept.
+        score: judged on the hard model; the iterate with the largest score is kept, and none with
+            a score of -inf.
         reached: (score (B,), trace) -> (B,) bool, whether a sample has nothing left to gain.
-        traced: whether value and score read the trace.
-        targeted: whether y is the class to reach instead of the class to leave.
+        traced: whether value, score and constraint read the trace.
+        targeted: whether y is a class to reach instead of the class to leave.
+        aim: (logits of the clean input, y) -> what the other functions get as y, (B,) or (B, ...);
+            None leaves y as it is.
+        constraint: differentiable, positive where the constraint holds; attacks climb
+            value + multiplier * constraint, with a multiplier per sample that rises while the
+            constraint is broken.
+        gradient: (logits, y, trace, x) -> (B, ...), the direction to climb, where it is not the
+            gradient of `value`; it must keep the graph.
+        watched: whether value and score read trace.activations.
     """
 
     name: str
@@ -32,50 +40,23 @@ class Objective:
     reached: Callable[[Tensor, Trace], Tensor]
     traced: bool = False
     targeted: bool = False
+    aim: Callable[[Tensor, Tensor], Tensor] | None = None
+    constraint: Value | None = None
+    gradient: Callable[[Tensor, Tensor, Trace, Tensor], Tensor] | None = None
+    watched: bool = False
 
 
-def class_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the logit of y minus the largest other logit, (B,); positive = classified as y."""
-    own = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], float("-inf"))
-    return own[:, 0] - others.amax(1)
+OBJECTIVES: dict[str, Objective] = {}
+FAMILIES: dict[str, Callable[[str], Objective]] = {}
+"""Objectives with an argument, named "family:argument": functions of the argument's text."""
 
 
-def _cross_entropy(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def _expected_compute(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
-    return trace.expected_macs() / trace.max_macs()
-
-
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        # Madry et al. 2018, arXiv:1706.06083; judged by the margin, positive = wrong.
-        Objective(
-            "cross_entropy",
-            value=_cross_entropy,
-            score=lambda logits, y, trace: -class_margin(logits, y),
-            reached=lambda score, trace: score > 0,
-        ),
-        Objective(
-            "targeted_cross_entropy",
-            value=lambda logits, y, trace: -_cross_entropy(logits, y, trace),
-            score=lambda logits, y, trace: class_margin(logits, y),
-            reached=lambda score, trace: score > 0,
-            targeted=True,
-        ),
-        # Expected MACs as a part of the reachable maximum; judged by the exact MACs.
-        Objective(
-            "compute",
-            value=_expected_compute,
-            score=lambda logits, y, trace: trace.macs(),
-            reached=lambda score, trace: score >= trace.max_macs() * (1 - 1e-9),
-            traced=True,
-        ),
-    )
-}
+def register_objective(objective: Objective) -> Objective:
+    """Register an objective under its name, and return it."""
+    if objective.name in OBJECTIVES:
+        raise ValueError(f"objective {objective.name!r} is registered twice")
+    OBJECTIVES[objective.name] = objective
+    return objective
 
 
 def get_objective(objective: "str | Objective | Value") -> Objective:
@@ -88,21 +69,36 @@ def get_objective(objective: "str | Objective | Value") -> Objective:
         return objective
     if callable(objective):
         name = getattr(objective, "__name__", "custom")
-        return Objective(
-            name,
-            value=objective,
-            score=objective,
-            reached=lambda score, trace: torch.zeros_like(score, dtype=torch.bool),
-            traced=True,
-        )
+        return Objective(name, value=objective, score=objective, reached=never, traced=True)
+    family, colon, argument = objective.partition(":")
+    if colon and family in FAMILIES:
+        return FAMILIES[family](argument)
     if objective not in OBJECTIVES:
+        names = [*OBJECTIVES, *(f"{name}:..." for name in FAMILIES)]
         raise UserError(
             f"Unknown objective '{objective}'.",
-            f"{suggest(objective, OBJECTIVES)}Choose one of: {', '.join(OBJECTIVES)}.",
+            f"{suggest(objective, names)}Choose one of: {', '.join(names)}.",
         )
     return OBJECTIVES[objective]
 
 
-def least_likely(logits: Tensor) -> Tensor:
+def class_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the logit of y minus the largest other logit, (B,); positive = classified as y."""
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    return own[:, 0] - others.amax(1)
+
+
+def positive(score: Tensor, trace: Trace) -> Tensor:
+    """Return where the score is positive, (B,) bool."""
+    return score > 0
+
+
+def never(score: Tensor, trace: Trace) -> Tensor:
+    """Return False for every sample, (B,) bool: there may always be more to gain."""
+    return torch.zeros_like(score, dtype=torch.bool)
+
+
+def least_likely(logits: Tensor, y: Tensor) -> Tensor:
     """Return the class with the smallest logit, (B,) int64: the usual hard target."""
     return torch.argmin(logits, dim=1)

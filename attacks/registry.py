@@ -2,15 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from robustdyn.attacks.foreign import LIBRARIES, foreign_attack
-from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.objectives import OBJECTIVES, Objective, Value, get_objective
 from robustdyn.errors import UserError, suggest
+from robustdyn.gates import estimator as use_estimator
 from robustdyn.threat import Threat
 
 AttackFunction = Callable[..., Tensor]
@@ -24,7 +25,8 @@ class Attack:
     Attributes:
         name: such as "pgd", or "torchattacks:PGD".
         run: `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`.
-        objectives: the names it can maximise, its default first; empty if it has one of its own.
+        maximises: the names of the objectives that it can maximise, its default first; "*" stands
+            for every registered one; empty if it has one of its own.
         params: its keyword parameters and their defaults.
         batch_coupled: True if a sample's result depends on the others in its batch.
         summary: the first line of its docstring.
@@ -32,11 +34,18 @@ class Attack:
 
     name: str
     run: AttackFunction
-    objectives: tuple[str, ...]
+    maximises: tuple[str, ...]
     params: dict[str, Any]
     batch_coupled: bool
     summary: str
     check_values: Callable[..., None] | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the objectives that it can maximise, its default first."""
+        named = [name for name in self.maximises if name != "*"]
+        every = OBJECTIVES if "*" in self.maximises else ()
+        return tuple(dict.fromkeys([*named, *every]))
 
     def check(self, objective: str, params: Mapping[str, Any]) -> None:
         """Check an objective ("" for the attack's own) and parameters before a run.
@@ -46,7 +55,7 @@ class Attack:
         """
         if objective:
             get_objective(objective)
-            if objective not in self.objectives:
+            if "*" not in self.maximises and objective not in self.maximises:
                 possible = ", ".join(self.objectives) or "none: it has its own"
                 raise UserError(
                     f"Attack '{self.name}' cannot maximise '{objective}'.",
@@ -69,8 +78,9 @@ class Attack:
         y: Tensor,
         *,
         threat: Threat,
-        objective: "str | Objective | None" = None,
+        objective: "str | Objective | Value | None" = None,
         seeds: Sequence[int] | None = None,
+        estimator: str | None = None,
         **params: Any,
     ) -> Tensor:
         """Return adversarial inputs (B, ...), detached.
@@ -85,6 +95,8 @@ class Attack:
             threat: what may change.
             objective: what to maximise; by default the attack's own.
             seeds: one per sample, by default 0, 1, 2 ...
+            estimator: the gradient estimator of the gates, see `robustdyn.gates`; by default the
+                one in force. Attacks judge by the hard model, whichever it is.
 
         Raises:
             UserError: if a parameter is unknown or out of range.
@@ -93,7 +105,7 @@ class Attack:
         if objective is None and self.objectives:
             objective = self.objectives[0]
         seeds = list(range(len(x))) if seeds is None else seeds
-        with deployed(model):
+        with deployed(model), use_estimator(estimator) if estimator else nullcontext():
             x_adv = self.run(model, x, y, threat=threat, objective=objective, seeds=seeds, **params)
         return x_adv.detach()
 
@@ -119,13 +131,17 @@ _ATTACKS: dict[str, Attack] = {}
 
 
 def register_attack(
-    *, objectives: tuple[str, ...] = (), check_values: Callable[..., None] | None = None
+    *,
+    objectives: tuple[str, ...] = (),
+    check_values: Callable[..., None] | None = None,
+    batch_coupled: bool = False,
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Register the decorated function under its own name.
 
     Args:
-        objectives: names of the objectives it can maximise, its default first.
+        objectives: names of the objectives it can maximise, its default first; "*" for all.
         check_values: called with all parameters; raises UserError if a value is out of range.
+        batch_coupled: True if a sample's result depends on the others in its batch.
     """
 
     def register(run: AttackFunction) -> AttackFunction:
@@ -135,9 +151,9 @@ def register_attack(
         _ATTACKS[run.__name__] = Attack(
             name=run.__name__,
             run=run,
-            objectives=objectives,
+            maximises=objectives,
             params={p.name: p.default for p in parameters if p.name not in _CONTRACT},
-            batch_coupled=False,
+            batch_coupled=batch_coupled,
             summary=(inspect.getdoc(run) or "").split("\n")[0],
             check_values=check_values,
         )

@@ -17,15 +17,25 @@ class Share:
     """The part (0 to 1) of a region's dense work that each sample needs.
 
     `hard` and `soft` are tensors (B,); `maximum` is the largest value that any input can reach.
-    Shares multiply: `a * b` is the part that is left when both apply.
+    Shares multiply: `a * b` is the part that is left when both apply. `factors` are the shares
+    that a product is made of, or the share alone; `decision` is the gate that it rises with,
+    None if there is no single one.
     """
 
     def __init__(
-        self, hard: Callable[[], Tensor], soft: Callable[[], Tensor], maximum: float = 1.0
+        self,
+        hard: Callable[[], Tensor],
+        soft: Callable[[], Tensor],
+        maximum: float = 1.0,
+        *,
+        decision: "Decision | None" = None,
+        factors: "tuple[Share, ...]" = (),
     ):
         self._hard = hard
         self._soft = soft
         self.maximum = maximum
+        self.decision = decision
+        self.factors = factors or (self,)
 
     @cached_property
     def hard(self) -> Tensor:
@@ -44,6 +54,7 @@ class Share:
             lambda: self.hard * other.hard,
             lambda: self.soft * other.soft,
             self.maximum * other.maximum,
+            factors=self.factors + other.factors,
         )
 
 
@@ -108,7 +119,7 @@ class Decision:
                 chance = torch.sigmoid(self.margin)
             return _sample_mean(chance) ** power
 
-        return Share(hard, soft, maximum)
+        return Share(hard, soft, maximum, decision=self)
 
 
 def _sample_mean(values: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from robustdyn import attacks
 from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.objectives import Objective, Value
-from robustdyn.attacks.pgd import MIN_ROWS, at_least
 from robustdyn.attacks.registry import deployed
+from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.data import Dataset, load_dataset
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator as use_estimator
@@ -69,8 +69,8 @@ def evaluate(
         method.check(objective or "", params)
         name = objective or next(iter(method.objectives), "")
     else:
-        objective = attacks.get_objective(objective)
-        name = objective.name
+        objective = chosen = attacks.get_objective(objective)
+        name = chosen.name
     spec = getattr(model, "spec", None)
     constant = {
         "model": spec.name if spec else type(model).__name__,

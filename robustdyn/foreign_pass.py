@@ -35,7 +35,13 @@ class LateShare(Share):
     def settle(self) -> None:
         """Become the share that the decisions give."""
         known = self._resolve(self._gates)
-        super().__init__(lambda: known.hard, lambda: known.soft, known.maximum)
+        super().__init__(
+            lambda: known.hard,
+            lambda: known.soft,
+            known.maximum,
+            decision=known.decision,
+            factors=known.factors,
+        )
 
 
 class Watch:

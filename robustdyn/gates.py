@@ -35,14 +35,15 @@ def sigmoid(margin: Tensor, *, slope: float = 1.0) -> Tensor:
     return torch.sigmoid(slope * margin)
 
 
-def gumbel(margin: Tensor, *, tau: float = 1.0) -> Tensor:
+def gumbel(margin: Tensor, *, tau: float = 1.0, uniform: Estimator | None = None) -> Tensor:
     """Return a Bernoulli(sigmoid(margin)) sample; backward is that of the tempered sigmoid.
 
     The two-way Gumbel softmax (Jang et al. 2017, arXiv:1611.01144): the difference of two Gumbel
-    variables is logistic. Draws from torch's global generator; meant for training.
+    variables is logistic. Draws from torch's global generator, as in training, or by `uniform`:
+    margin -> uniform numbers in [0, 1) of its shape.
     """
-    uniform = torch.rand_like(margin, dtype=torch.float32).clamp_(1e-6, 1 - 1e-6)
-    noisy = margin + torch.logit(uniform).to(margin.dtype)
+    draw = torch.rand_like(margin, dtype=torch.float32) if uniform is None else uniform(margin)
+    noisy = margin + torch.logit(draw.clamp(1e-6, 1 - 1e-6)).to(margin.dtype)
     soft = torch.sigmoid(noisy / tau)
     return (noisy > 0).to(margin.dtype) + (soft - soft.detach())
 
@@ -95,3 +96,9 @@ def keep_from(margin: Tensor) -> Tensor:
 def forward_is_hard() -> bool:
     """Return True if decisions are made as in deployment: 0 or 1, by the sign of the margin."""
     return _current.get() is straight_through
+
+
+def random_estimator() -> Callable[..., Tensor] | None:
+    """Return the estimator in force if it draws random numbers (it takes `uniform`), else None."""
+    current = _current.get()
+    return current if getattr(current, "func", current) is gumbel else None

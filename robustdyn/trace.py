@@ -40,13 +40,15 @@ class Trace:
     Attributes:
         decisions: by name, in the order in which they were made.
         exits: in the order of the model; empty without exits.
+        activations: of a pass that someone watches (robustdyn.activations), else empty.
         sparse: whether the pass skipped work for real.
     """
 
     decisions: dict[str, Decision] = field(default_factory=dict)
     exits: list[Exit] = field(default_factory=list)
-    _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
+    activations: list[Tensor] = field(default_factory=list)
     sparse: bool = False
+    _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
     _batch_size: int | None = None
     _repeated: str | None = None
     _device: torch.device | None = None
@@ -65,6 +67,17 @@ class Trace:
     def max_macs(self) -> float:
         """Return the largest MACs that any sample of this input shape can reach."""
         return float(sum(m * prod(s.maximum for s in shares) for m, shares in self._terms()))
+
+    def terms(self) -> list[tuple[float, tuple[Share, ...]]]:
+        """Return the polynomial: the MACs of each stack of regions, and the shares that scale them.
+
+        Products of shares are taken apart into their factors. One sample's compute is the sum over
+        the stacks of the MACs times the product of the shares.
+        """
+        terms = self._terms()
+        return [
+            (macs, tuple(f for share in shares for f in share.factors)) for macs, shares in terms
+        ]
 
     def _terms(self) -> list[tuple[float, tuple[Share, ...]]]:
         if self._repeated is not None:
