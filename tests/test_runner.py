@@ -59,7 +59,7 @@ def evaluated(monkeypatch):
         return table.drop(columns="cell")
 
     monkeypatch.setattr(evaluation, "evaluate_cell", evaluate_cell)
-    monkeypatch.setattr(suite_module, "_weights", lambda spec, dataset: "")
+    monkeypatch.setattr(suite_module, "model_sha256", lambda spec, dataset: "")
     return seen
 
 
