@@ -8,6 +8,8 @@ if __name__ != "robustdyn.attacks":
 from robustdyn.attacks import (  # each registers what it holds
     accuracy_objectives,
     apgd,
+    autoattack,
+    autoslow,
     compute_objectives,
     deepsloth,
     exit_objectives,
@@ -33,7 +35,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, mifgsm, noise, pgd, square
+del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
 del deepsloth, gradauto, gradmdm, ilfo, lgm, sponge
 
 __all__ = [

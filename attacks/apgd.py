@@ -79,9 +79,10 @@ class AdaptiveStep(NamedTuple):
     """The steps of Auto-PGD under linf and l2: momentum, and halving at checkpoints."""
 
     checks: dict[int, int]
+    first: float = 2.0  # step, in eps
 
     def begin(self, here: Tensor, threat: Threat) -> State:
-        return Memory.begin(here, 2 * threat.eps)
+        return Memory.begin(here, self.first * threat.eps)
 
     def move(self, step: Step, state: State) -> tuple[Tensor, State]:
         memory, best = Memory(*state).see(step)
@@ -147,11 +148,14 @@ class SparseStep(NamedTuple):
         return step.threat.project(here + stride, step.origin), (*memory, part, changed_before)
 
 
-def auto_step(norm: str, steps: int) -> Method:
-    """Return the step rule of Auto-PGD for a norm and a number of steps."""
+def auto_step(norm: str, steps: int, *, first: float = 2.0) -> Method:
+    """Return the step rule of Auto-PGD for a norm and a number of steps.
+
+    `first` is the first step in eps; l1 has its own.
+    """
     if norm == "l1":
         return SparseStep(max(int(0.04 * steps), 1))
-    return AdaptiveStep(checkpoints(steps))
+    return AdaptiveStep(checkpoints(steps), first)
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=check_run)

@@ -64,6 +64,7 @@ def ascend(
     random_start: bool = True,
     eot: int = 1,
     stream: int = 0,
+    start: Tensor | None = None,
 ) -> Found:
     """Return the best iterate of each sample, as judged by the hard model.
 
@@ -76,6 +77,7 @@ def ascend(
         random_start: False starts at the clean input.
         eot: passes per gradient, see `look`.
         stream: of the first restart's random numbers; the next restart has the next stream.
+        start: (B, ...), inside the threat, where to start without a random start.
     """
     y = aimed(model, x, y, objective)
     best = x.clone()
@@ -84,10 +86,10 @@ def ascend(
     for restart in range(restarts):
         if reached.all():
             break
-        start = x
+        first = x if start is None else start
         if random_start:
-            start = threat.project(x + inside(x, threat, seeds, stream=stream + restart), x)
-        running = _Running.begin(method, start, x, y, threat, (~reached).nonzero().flatten())
+            first = threat.project(x + inside(x, threat, seeds, stream=stream + restart), x)
+        running = _Running.begin(method, first, x, y, threat, (~reached).nonzero().flatten())
         for number in range(steps + 1):
             rows, here = running.rows, running.here
             seen = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustdyn.activations import watching
 from robustdyn.attacks.draws import uniform
 from robustdyn.attacks.objectives import Objective
+from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.gates import estimator, forward_is_hard, random_estimator, using
 from robustdyn.trace import Trace, trace
 
@@ -44,6 +45,12 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdi
     with estimator("straight_through"):
         logits, passed = _forward(model, x, objective)
         return _verdict(objective, logits, y, passed)
+
+
+def judge_all(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdict:
+    """Return `judge` of a whole batch (B, ...), filled up to MIN_ROWS."""
+    rows = at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
+    return Verdict(*(part[: len(x)] for part in judge(model, x[rows], y[rows], objective)))
 
 
 def look(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustdyn.attacks.ascent import Found, aimed
 from robustdyn.attacks.draws import uniform
-from robustdyn.attacks.look import judge
+from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
@@ -80,12 +80,16 @@ def random_search(
     queries: int,
     part: float = 0.8,
     stream: int = 0,
+    start: Tensor | None = None,
 ) -> Found:
-    """Return the best inputs that the queries found, with their scores; arguments as `square`."""
+    """Return the best inputs that the queries found, with their scores.
+
+    Arguments as `square`; `start` (B, ...), inside the threat, replaces the clean input as the
+    first query.
+    """
     y = aimed(model, x, y, objective)
-    every = at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
-    found, reached = (t[: len(x)] for t in judge(model, x[every], y[every], objective))
-    best = x.clone()
+    best = x.clone() if start is None else start.clone()
+    found, reached = judge_all(model, best, y, objective)
     rows = (~reached).nonzero().flatten()
     count, rows = len(rows), at_least(rows, MIN_ROWS) if len(rows) else rows
     layout = _Layout.of(x)

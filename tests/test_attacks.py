@@ -22,6 +22,9 @@ FAST = {
     "gradauto": {"steps": 8},
     "gradmdm": {"steps": 8},
     "lgm": {"steps": 3},
+    "square": {"queries": 30},
+    "autoslow": {"steps": 3, "queries": 9},
+    "autoattack": {"steps": 3, "queries": 9, "cross_check": False},
     "torchattacks:PGD": {"steps": 3},
 }
 FOREIGN = {
