@@ -11,12 +11,18 @@ from robustdyn.attacks import (  # each registers what it holds
     autoattack,
     autoslow,
     compute_objectives,
+    deepsloth,
     exit_objectives,
     goals,
+    gradauto,
+    gradmdm,
+    ilfo,
+    lgm,
     load_objectives,
     mifgsm,
     noise,
     pgd,
+    sponge,
     square,
 )
 from robustdyn.attacks.objectives import (
@@ -30,6 +36,7 @@ from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, 
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
 del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
+del deepsloth, gradauto, gradmdm, ilfo, lgm, sponge
 
 __all__ = [
     "FAMILIES",

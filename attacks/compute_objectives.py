@@ -105,15 +105,21 @@ def non_conflicting(logits: Tensor, y: Tensor, trace: Trace, x: Tensor) -> Tenso
     """
     gates = guarded(trace)
     ours = [gate for gate in gates if gate.share.decision is not None]
-    closed = _gradient(_weighted(logits, trace, gates, lambda m: _lack(m) * (m <= 0)), x)
-    held = _gradient(_weighted(logits, trace, ours, lambda m: -torch.log1p(F.relu(m))), x)
-    along = (closed * held).flatten(1).sum(1)
-    length = held.flatten(1).square().sum(1).clamp(min=torch.finfo(x.dtype).tiny)
-    conflict = (along.clamp(max=0) / length).reshape(-1, *[1] * (x.dim() - 1))
-    return closed - conflict * held
+    closed = gradient_of(_weighted(logits, trace, gates, lambda m: _lack(m) * (m <= 0)), x)
+    held = gradient_of(_weighted(logits, trace, ours, lambda m: -torch.log1p(F.relu(m))), x)
+    return without_conflict(closed, held)
 
 
-def _gradient(value: Tensor, x: Tensor) -> Tensor:
+def without_conflict(direction: Tensor, held: Tensor) -> Tensor:
+    """Return `direction` (B, ...) minus what of it goes against `held` (B, ...)."""
+    along = (direction * held).flatten(1).sum(1)
+    length = held.flatten(1).square().sum(1).clamp(min=torch.finfo(held.dtype).tiny)
+    conflict = (along.clamp(max=0) / length).reshape(-1, *[1] * (held.dim() - 1))
+    return direction - conflict * held
+
+
+def gradient_of(value: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of the sum of `value` in x, zero where there is none; keeps the graph."""
     if not value.requires_grad:
         return torch.zeros_like(x)
     (gradient,) = torch.autograd.grad(value.sum(), x, retain_graph=True, allow_unused=True)

@@ -30,6 +30,7 @@ class Attack:
         params: its keyword parameters and their defaults.
         batch_coupled: True if a sample's result depends on the others in its batch.
         summary: the first line of its docstring.
+        needs: what a model or its inputs must have for it, such as "exits"; empty if nothing.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Attack:
     batch_coupled: bool
     summary: str
     check_values: Callable[..., None] | None = None
+    needs: str = ""
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -135,6 +137,7 @@ def register_attack(
     objectives: tuple[str, ...] = (),
     check_values: Callable[..., None] | None = None,
     batch_coupled: bool = False,
+    needs: str = "",
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Register the decorated function under its own name.
 
@@ -142,6 +145,7 @@ def register_attack(
         objectives: names of the objectives it can maximise, its default first; "*" for all.
         check_values: called with all parameters; raises UserError if a value is out of range.
         batch_coupled: True if a sample's result depends on the others in its batch.
+        needs: what a model or its inputs must have for it; it raises UserError without.
     """
 
     def register(run: AttackFunction) -> AttackFunction:
@@ -156,6 +160,7 @@ def register_attack(
             batch_coupled=batch_coupled,
             summary=(inspect.getdoc(run) or "").split("\n")[0],
             check_values=check_values,
+            needs=needs,
         )
         return run
 

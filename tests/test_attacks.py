@@ -13,11 +13,15 @@ from robustdyn import attacks
 from robustdyn.attacks.draws import sample_seeds, uniform
 from robustdyn.attacks.objectives import class_margin
 
-NAMES = [attack.name for attack in attacks.list_attacks()]
+NAMES = [attack.name for attack in attacks.list_attacks() if not attack.needs]
 FAST = {
     "pgd": {"steps": 3},
     "apgd": {"steps": 8},
     "mifgsm": {"steps": 3},
+    "ilfo": {"steps": 8},
+    "gradauto": {"steps": 8},
+    "gradmdm": {"steps": 8},
+    "lgm": {"steps": 3},
     "square": {"queries": 30},
     "autoslow": {"steps": 3, "queries": 9},
     "autoattack": {"steps": 3, "queries": 9, "cross_check": False},
