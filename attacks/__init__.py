@@ -10,9 +10,12 @@ from robustdyn.attacks import (  # each registers what it holds
     apgd,
     autoattack,
     autoslow,
+    boundary,
     compute_objectives,
+    corruptions,
     deepsloth,
     exit_objectives,
+    frames,
     goals,
     gradauto,
     gradmdm,
@@ -20,10 +23,13 @@ from robustdyn.attacks import (  # each registers what it holds
     lgm,
     load_objectives,
     mifgsm,
+    nes,
     noise,
+    patch,
     pgd,
     sponge,
     square,
+    timing,
 )
 from robustdyn.attacks.objectives import (
     FAMILIES,
@@ -37,6 +43,7 @@ from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
 del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
 del deepsloth, gradauto, gradmdm, ilfo, lgm, sponge
+del boundary, corruptions, frames, nes, patch, timing
 
 __all__ = [
     "FAMILIES",

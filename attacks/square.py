@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustdyn.attacks.ascent import Found, aimed
 from robustdyn.attacks.draws import uniform
+from robustdyn.attacks.layout import Layout, corner_at, offsets, within
 from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.registry import register_attack
@@ -92,7 +92,7 @@ def random_search(
     found, reached = judge_all(model, best, y, objective)
     rows = (~reached).nonzero().flatten()
     count, rows = len(rows), at_least(rows, MIN_ROWS) if len(rows) else rows
-    layout = _Layout.of(x)
+    layout = Layout.of(x)
     first = uniform(seeds, layout.spread(x), stream=_DRAWS + 2 * stream)
     numbers = x.new_empty(len(x), queries, 5 + layout.channels)
     draws = uniform(seeds, numbers, stream=_DRAWS + 2 * stream + 1)
@@ -119,86 +119,29 @@ def random_search(
     return Found(best, found, reached)
 
 
-class _Layout(NamedTuple):
-    """Inputs of any rank seen as (B, C, H, W); W is 1 for a line of positions."""
-
-    shape: torch.Size
-    channels: int
-    height: int
-    width: int
-
-    @staticmethod
-    def of(x: Tensor) -> "_Layout":
-        if x.dim() == 2:
-            return _Layout(x.shape[1:], 1, x.shape[1], 1)
-        if x.dim() == 3:  # (B, T, F)
-            return _Layout(x.shape[1:], x.shape[2], x.shape[1], 1)
-        *front, height, width = x.shape[1:]
-        return _Layout(x.shape[1:], torch.Size(front).numel(), height, width)
-
-    def spread(self, x: Tensor) -> Tensor:
-        if len(self.shape) == 2:
-            x = x.transpose(1, 2)
-        return x.reshape(len(x), self.channels, self.height, self.width)
-
-    def gather(self, x: Tensor) -> Tensor:
-        if len(self.shape) == 2:
-            return x.reshape(len(x), self.channels, self.height).transpose(1, 2)
-        return x.reshape(len(x), *self.shape)
-
-    def window(self, share: float, *, least: int, odd: bool) -> tuple[int, int]:
-        """Return the height and width of a window that covers a share of the positions."""
-        if self.width == 1:
-            side = max(round(share * self.height), least)
-            return min(side, self.height), 1
-        side = max(round((share * self.height * self.width) ** 0.5), least)
-        side = min(side + (odd and side % 2 == 0), self.height, self.width)
-        return side, side
-
-
 def _signs(numbers: Tensor) -> Tensor:
     return torch.where(numbers < 0.5, -1.0, 1.0)
 
 
-def _corner(numbers: Tensor, layout: _Layout, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The first row and column (n, 1, 1, 1) of a random window, from numbers (n, 2)."""
-    room = numbers.new_tensor([layout.height - size[0] + 1, layout.width - size[1] + 1])
-    top, left = (numbers * room).long().unbind(1)
-    return top[:, None, None, None], left[:, None, None, None]
-
-
-def _offsets(corner: tuple[Tensor, Tensor], layout: _Layout) -> tuple[Tensor, Tensor]:
-    """How far each position lies below and right of the corner: (n, 1, H, 1) and (n, 1, 1, W)."""
-    device = corner[0].device
-    down = torch.arange(layout.height, device=device)[:, None] - corner[0]
-    right = torch.arange(layout.width, device=device)[None] - corner[1]
-    return down, right
-
-
-def _within(offsets: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-    down, right = offsets
-    return (down >= 0) & (down < size[0]) & (right >= 0) & (right < size[1])  # (n, 1, H, W)
-
-
 def _linf_window(
-    layout: _Layout, change: Tensor, threat: Threat, share: float, drawn: Tensor
+    layout: Layout, change: Tensor, threat: Threat, share: float, drawn: Tensor
 ) -> Tensor:
     """`change` (n, C, H, W) with one window set to eps or -eps, by channel."""
     size = layout.window(share, least=1, odd=False)
-    inside = _within(_offsets(_corner(drawn[:, :2], layout, size), layout), size)
+    inside = within(offsets(corner_at(drawn[:, :2], layout, size), layout), size)
     signs = _signs(drawn[:, 5 : 5 + layout.channels])[:, :, None, None]
     return torch.where(inside, threat.eps * signs, change)
 
 
 def _mass_window(
-    layout: _Layout, change: Tensor, threat: Threat, share: float, drawn: Tensor
+    layout: Layout, change: Tensor, threat: Threat, share: float, drawn: Tensor
 ) -> Tensor:
     """`change` (n, C, H, W) with the mass of two windows, and what is left of eps, in the first."""
     order = 2 if threat.norm == "l2" else 1
     size = layout.window(share, least=3, odd=True)
-    offsets = _offsets(_corner(drawn[:, :2], layout, size), layout)
-    first = _within(offsets, size)
-    second = _within(_offsets(_corner(drawn[:, 2:4], layout, size), layout), size)
+    places = offsets(corner_at(drawn[:, :2], layout, size), layout)
+    first = within(places, size)
+    second = within(offsets(corner_at(drawn[:, 2:4], layout, size), layout), size)
 
     def mass(values: Tensor, dims: tuple[int, ...]) -> Tensor:
         return values.abs().pow(order).sum(dims, keepdim=True)
@@ -208,21 +151,21 @@ def _mass_window(
     old = change * first
     old = old / (mass(old, (1, 2, 3)) ** (1 / order) + 1e-12)
     signs = _signs(drawn[:, 5 : 5 + layout.channels])[:, :, None, None]
-    new = old + signs * _placed(offsets, size, drawn[:, 4] < 0.5, first, order)
+    new = old + signs * _placed(places, size, drawn[:, 4] < 0.5, first, order)
     new = new / (mass(new, (2, 3)) ** (1 / order) + 1e-12) * room
     change = torch.where(second, torch.zeros_like(change), change)
     return torch.where(first, new, change)
 
 
 def _placed(
-    offsets: tuple[Tensor, Tensor],
+    places: tuple[Tensor, Tensor],
     size: tuple[int, int],
     turned: Tensor,
     inside: Tensor,
     order: int,
 ) -> Tensor:
     """The bump of a window at each sample's window, turned for some; (n, 1, H, W)."""
-    down, right = (o.clamp(0, s - 1) for o, s in zip(offsets, size, strict=True))
+    down, right = (o.clamp(0, s - 1) for o, s in zip(places, size, strict=True))
     bump = _bump(*size, order).to(inside.device)
     straight = bump[down, right]
     if size[0] != size[1]:
@@ -253,7 +196,7 @@ def _pyramid(height: int, width: int) -> Tensor:
     return bump / bump.norm()
 
 
-def _first_guess(layout: _Layout, threat: Threat, numbers: Tensor) -> Tensor:
+def _first_guess(layout: Layout, threat: Threat, numbers: Tensor) -> Tensor:
     """Stripes under linf, tiles of bumps otherwise, from numbers (n, C, H, W); of length eps."""
     if threat.norm == "linf":
         stripes = numbers[:, :, :1] if layout.width > 1 else numbers
