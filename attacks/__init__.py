@@ -14,6 +14,7 @@ from robustdyn.attacks import (  # each registers what it holds
     compute_objectives,
     corruptions,
     deepsloth,
+    ereba,
     exit_objectives,
     frames,
     goals,
@@ -27,9 +28,11 @@ from robustdyn.attacks import (  # each registers what it holds
     noise,
     patch,
     pgd,
+    slowformer,
     sponge,
     square,
     timing,
+    universal,
 )
 from robustdyn.attacks.objectives import (
     FAMILIES,
@@ -42,8 +45,8 @@ from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, 
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
 del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
-del deepsloth, gradauto, gradmdm, ilfo, lgm, sponge
-del boundary, corruptions, frames, nes, patch, timing
+del deepsloth, ereba, gradauto, gradmdm, ilfo, lgm, slowformer, sponge
+del boundary, corruptions, frames, nes, patch, timing, universal
 
 __all__ = [
     "FAMILIES",
