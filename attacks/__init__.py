@@ -13,6 +13,7 @@ from robustdyn.attacks import (  # each registers what it holds
     compute_objectives,
     exit_objectives,
     goals,
+    least,
     load_objectives,
     mifgsm,
     noise,
@@ -29,7 +30,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
+del apgd, autoattack, autoslow, least, mifgsm, noise, pgd, square
 
 __all__ = [
     "FAMILIES",
