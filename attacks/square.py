@@ -106,7 +106,7 @@ def random_search(
             change = move(layout, layout.spread(here - origin), threat, share, drawn)
         candidate = limits.project(origin + layout.gather(change), origin)
         verdict = judge(model, candidate, y[rows], objective)
-        good = verdict.score >= found[rows]
+        good = (verdict.score >= found[rows]) & (verdict.score > -torch.inf)
         best[rows[good]] = candidate[good]
         found[rows[good]] = verdict.score[good]
         if (good & verdict.reached).any():
