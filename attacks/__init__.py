@@ -21,6 +21,7 @@ from robustdyn.attacks import (  # each registers what it holds
     gradauto,
     gradmdm,
     ilfo,
+    least,
     lgm,
     load_objectives,
     mifgsm,
@@ -44,7 +45,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
+del apgd, autoattack, autoslow, least, mifgsm, noise, pgd, square
 del deepsloth, ereba, gradauto, gradmdm, ilfo, lgm, slowformer, sponge
 del boundary, corruptions, frames, nes, patch, timing, universal
 

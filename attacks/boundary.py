@@ -48,7 +48,8 @@ def boundary(
     The boundary attack, Brendel et al. 2018, arXiv:1712.04248: from any input that reaches the
     goal (a wrong answer; full compute; `at_least:0.8`; `exit:5`) it walks towards x, and stays
     where the goal is reached. Once inside the threat it stops; else the last place is cut to the
-    threat, reached or not. A sample for which random inputs find no start stays as it is.
+    threat, reached or not, unless the goal forbids it. A sample for which random inputs find no
+    start stays as it is.
     Deviations: distances in the threat's norm; one step size per sample, of which the walk around
     and the step inwards are fixed parts.
 
@@ -90,7 +91,9 @@ def boundary(
         good = reached(candidate) & walking
         place = torch.where(over_values(good, x), candidate, place)
         step = torch.where(good, step * _GROW, step * _SHRINK).clamp(1e-4, 0.5)
-    return threat.project(place, x)
+    place = threat.project(place, x)
+    forbidden = judge_all(model, place, y, goal).score == -torch.inf
+    return torch.where(over_values(forbidden, x), x, place)
 
 
 def _shrunk(at: Tensor, x: Tensor, widest: Threat, radius: Tensor) -> Tensor:
@@ -162,7 +165,7 @@ def random_walk(
         if again:
             best = measure(here)
         value = measure(candidate)
-        good = value >= best
+        good = (value >= best) & (value > -torch.inf)
         here = torch.where(over_values(good, x), candidate, here)
         best = torch.where(good, value, best)
         step = torch.where(good, step * _GROW, step * _SHRINK).clamp(1e-2, 2)

@@ -28,6 +28,7 @@ FAST = {
     "comparison": {"queries": 20},
     "timing": {"queries": 20, "clock": lambda model, x: model(x)[:, 0]},
     "square": {"queries": 30},
+    "least_perturbation": {"steps": 4, "halvings": 2},
     "autoslow": {"steps": 3, "queries": 9},
     "autoattack": {"steps": 3, "queries": 9, "cross_check": False},
     "torchattacks:PGD": {"steps": 3},
