@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -100,7 +101,7 @@ def ereba(
     score, _ = judge_all(model, x, y, cost)
     score = score.clone()
     learnt = Objective("guess", value=guess, score=guess, reached=never)
-    limits = {"threat": threat, "objective": learnt, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": threat, "objective": learnt, "seeds": seeds}
     method = FixedStep(2.5 * threat.eps / steps)
     for query in range(queries):
         candidate = ascend(method, surrogate, x, y, **limits, steps=steps, stream=query).x

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def frames(
     goal = get_objective(objective)
     chosen = salient_frames(model, x, y, threat, goal, seeds, frames)
     inside = replace(threat, mask=chosen if threat.mask is None else chosen & threat.mask)
-    limits = {"threat": inside, "objective": goal, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": inside, "objective": goal, "seeds": seeds}
     step = auto_step(threat.norm, steps)
     return ascend(step, model, x, y, **limits, steps=steps, random_start=False).x
 

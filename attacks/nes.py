@@ -23,9 +23,9 @@ def _check_values(*, queries: int, pairs: int, spread: float, step: float) -> No
     for name, value in (("queries", queries), ("pairs", pairs)):
         if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
             raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
-    for name, value in (("spread", spread), ("step", step)):
-        if not (isinstance(value, int | float) and value > 0):
-            raise UserError(f"{name} is {value!r}.", "Give a positive number, in units of eps.")
+    for name, length in (("spread", spread), ("step", step)):
+        if not (isinstance(length, int | float) and length > 0):
+            raise UserError(f"{name} is {length!r}.", "Give a positive number, in units of eps.")
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)

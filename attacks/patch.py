@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def patch(
         return _anywhere(model, x, y, threat, goal, seeds, area, steps, draws)
     window = window_mask(x, area, place)
     inside = replace(threat, mask=window if threat.mask is None else window & threat.mask)
-    limits = {"threat": inside, "objective": goal, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": inside, "objective": goal, "seeds": seeds}
     step = auto_step(threat.norm, steps)
     return ascend(step, model, x, y, **limits, steps=steps, random_start=False).x
 
@@ -139,7 +140,7 @@ def _anywhere(
 def _pasted(layout: Layout, x: Tensor, content: Tensor, corner: tuple[Tensor, Tensor]) -> Tensor:
     """Inputs (n, ...) with contents (n, C, h, w) at the corners (n, 1, 1, 1)."""
     places = offsets(corner, layout)
-    size = content.shape[2:]
+    size = (content.shape[2], content.shape[3])
     down, right = (p.clamp(0, s - 1) for p, s in zip(places, size, strict=True))
     laid = content[*_each(content), down, right]  # (n, C, H, W)
     return layout.gather(torch.where(within(places, size), laid, layout.spread(x)))

@@ -189,7 +189,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     digest = blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(str((tensor.dtype, tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
