@@ -10,20 +10,30 @@ from robustdyn.attacks import (  # each registers what it holds
     apgd,
     autoattack,
     autoslow,
+    boundary,
     compute_objectives,
+    corruptions,
     deepsloth,
+    ereba,
     exit_objectives,
+    frames,
     goals,
     gradauto,
     gradmdm,
     ilfo,
+    least,
     lgm,
     load_objectives,
     mifgsm,
+    nes,
     noise,
+    patch,
     pgd,
+    slowformer,
     sponge,
     square,
+    timing,
+    universal,
 )
 from robustdyn.attacks.objectives import (
     FAMILIES,
@@ -35,8 +45,9 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
-del deepsloth, gradauto, gradmdm, ilfo, lgm, sponge
+del apgd, autoattack, autoslow, least, mifgsm, noise, pgd, square
+del deepsloth, ereba, gradauto, gradmdm, ilfo, lgm, slowformer, sponge
+del boundary, corruptions, frames, nes, patch, timing, universal
 
 __all__ = [
     "FAMILIES",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import cos, pi
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,5 +97,6 @@ def deepsloth(
     else:
         usual = LINF_STEP if threat.norm == "linf" else 2.5 / steps
         method = FixedStep(usual * threat.eps if step_size is None else step_size)
-    limits = {"threat": threat, "objective": by_macs("deepsloth", unsure_exits), "seeds": seeds}
+    goal = by_macs("deepsloth", unsure_exits)
+    limits: dict[str, Any] = {"threat": threat, "objective": goal, "seeds": seeds}
     return ascend(method, model, x, y, **limits, steps=steps, random_start=False).x

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,6 @@ def gradauto(
         by_macs("gradauto", closed_gates),
         gradient=lambda *passed: weight * x[0].numel() * gradauto_direction(*passed),
     )
-    limits = {"threat": threat, "objective": goal, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": threat, "objective": goal, "seeds": seeds}
     step = AdamStep(rate, pull)
     return ascend(step, model, x, y, **limits, steps=steps, random_start=False).x

@@ -1,6 +1,7 @@
 """ILFO: open the gates by their intermediate outputs, with the smallest change."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,6 @@ def ilfo(
         pull, weight: of the squared distance, and of the gates.
     """
     goal = by_macs("ilfo", lambda *passed: weight * closed_gates(*passed))
-    limits = {"threat": threat, "objective": goal, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": threat, "objective": goal, "seeds": seeds}
     step = AdamStep(rate, pull)
     return ascend(step, model, x, y, **limits, steps=steps, random_start=False).x

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,5 +63,5 @@ def sponge(
     """
     method = FixedStep(2.5 * threat.eps / steps if step_size is None else step_size)
     goal = replace(get_objective("activation_density"), value=density)
-    limits = {"threat": threat, "objective": goal, "seeds": seeds}
+    limits: dict[str, Any] = {"threat": threat, "objective": goal, "seeds": seeds}
     return ascend(method, model, x, y, **limits, steps=steps, random_start=False).x

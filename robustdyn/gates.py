@@ -88,6 +88,11 @@ def using(estimator: Estimator) -> Iterator[None]:
         _current.reset(token)
 
 
+def in_force() -> Estimator:
+    """Return the estimator in force."""
+    return _current.get()
+
+
 def keep_from(margin: Tensor) -> Tensor:
     """Return the keep of `margin` under the estimator in force."""
     return _current.get()(margin)

@@ -1,0 +1,101 @@
+"""NES: a gradient estimated from queries of the hard score."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustdyn.attacks.ascent import aimed
+from robustdyn.attacks.ball import steepest
+from robustdyn.attacks.draws import normal
+from robustdyn.attacks.look import judge, judge_all
+from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.registry import register_attack
+from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.errors import UserError
+from robustdyn.threat import Threat
+
+_DRAWS = 5 << 32
+_MOMENTUM = 0.9
+
+
+def _check_values(*, queries: int, pairs: int, spread: float, step: float) -> None:
+    for name, value in (("queries", queries), ("pairs", pairs)):
+        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
+            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
+    for name, length in (("spread", spread), ("step", step)):
+        if not (isinstance(length, int | float) and length > 0):
+            raise UserError(f"{name} is {length!r}.", "Give a positive number, in units of eps.")
+
+
+@register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)
+def nes(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: Threat,
+    objective: "str | Objective" = "cross_entropy",
+    seeds: Sequence[int],
+    queries: int = 1000,
+    pairs: int = 20,
+    spread: float = 0.5,
+    step: float = 0.2,
+) -> Tensor:
+    """Return inputs (B, ...) that raise the hard score of `objective`, by an estimated gradient.
+
+    Natural evolution strategies with antithetic pairs, Ilyas et al. 2018, arXiv:1804.08598. Each
+    pair asks the score on both sides of the iterate; the estimate is the sum of the directions,
+    each signed towards the better side. Deviations: only the sign of a difference counts, since
+    MACs come in steps; the probes are wide, for the same reason; the best of all queries is kept,
+    probes too; a sample that has nothing left to gain leaves.
+
+    Args:
+        model, x, y, seeds: as in `pgd`.
+        objective: only its score is read.
+        queries: forward passes per sample.
+        pairs: of probes for one step.
+        spread: the usual length of a probe, in eps.
+        step: in eps.
+    """
+    goal = get_objective(objective)
+    y = aimed(model, x, y, goal)
+    best = x.clone()
+    score, reached = (part.clone() for part in judge_all(model, x, y, goal))
+    here, gathered = x.clone(), torch.zeros_like(x)
+    asked, number = 1, 0
+
+    def ask(candidate: Tensor, rows: Tensor) -> Tensor:
+        verdict = judge(model, candidate, y[rows], goal)
+        better = verdict.score > score[rows]
+        best[rows[better]] = candidate[better]
+        score[rows[better]] = verdict.score[better]
+        reached[rows[better]] |= verdict.reached[better]
+        return verdict.score
+
+    while asked + 2 * pairs < queries + 1:
+        left = (~reached).nonzero().flatten()
+        if not len(left):
+            break
+        rows = at_least(left, MIN_ROWS)
+        limits, origin, centre = threat.at(rows, x), x[rows], here[rows]
+        each = [seeds[row] for row in rows.tolist()]
+        estimate = torch.zeros_like(origin)
+        for pair in range(pairs):
+            way = normal(each, origin, stream=_DRAWS + number * pairs + pair)
+            probe = spread * threat.eps * way / _usual_length(origin, threat.norm)
+            up, down = (ask(limits.project(centre + s * probe, origin), rows) for s in (1, -1))
+            sign = (up > down).to(way) - (up < down).to(way)
+            estimate = estimate + sign.reshape(-1, *[1] * (way.dim() - 1)) * way
+        momentum = _MOMENTUM * gathered[rows] + (1 - _MOMENTUM) * estimate
+        gathered[rows] = momentum
+        stride = step * threat.eps * steepest(momentum, threat.norm)
+        here[rows] = limits.project(centre + stride, origin)
+        asked, number = asked + 2 * pairs, number + 1
+    return best
+
+
+def _usual_length(x: Tensor, norm: str) -> float:
+    """The usual length in the norm of normal numbers shaped as a sample of x; 1 under linf."""
+    values = x[0].numel()
+    return {"linf": 1.0, "l2": values**0.5, "l1": 0.8 * values}[norm]
