@@ -38,9 +38,9 @@ def nes(
     objective: "str | Objective" = "cross_entropy",
     seeds: Sequence[int],
     queries: int = 1000,
-    pairs: int = 20,
-    spread: float = 0.5,
-    step: float = 0.2,
+    pairs: int = 10,
+    spread: float = 2.0,
+    step: float = 0.5,
 ) -> Tensor:
     """Return inputs (B, ...) that raise the hard score of `objective`, by an estimated gradient.
 
@@ -55,7 +55,7 @@ def nes(
         objective: only its score is read.
         queries: forward passes per sample.
         pairs: of probes for one step.
-        spread: the usual length of a probe, in eps.
+        spread: the usual length of a probe before it is cut to the threat, in eps.
         step: in eps.
     """
     goal = get_objective(objective)
