@@ -12,12 +12,14 @@ from robustdyn.attacks import (  # each registers what it holds
     autoslow,
     compute_objectives,
     exit_objectives,
+    foolbox,
     goals,
     load_objectives,
     mifgsm,
     noise,
     pgd,
     square,
+    torchattacks,
 )
 from robustdyn.attacks.objectives import (
     FAMILIES,
@@ -37,9 +39,11 @@ __all__ = [
     "Attack",
     "Objective",
     "check_params",
+    "foolbox",
     "get",
     "get_objective",
     "list_attacks",
     "register_attack",
     "register_objective",
+    "torchattacks",
 ]

@@ -61,14 +61,17 @@ def foreign_attack(library: str, method: str) -> tuple[Callable[..., Tensor], di
     return run, defaults
 
 
-def _namespace(library: str) -> dict[str, type]:
+def load_library(library: str) -> Any:
+    """Return the module torchattacks or foolbox."""
     if library == "foolbox":  # without a git binary, its GitPython refuses to load otherwise
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        members = vars(import_module("foolbox.attacks"))
-        base: type = import_module("foolbox.attacks.base").Attack
-    else:
-        members = vars(import_module("torchattacks"))
-        base = import_module("torchattacks.attack").Attack
+    return import_module(library)
+
+
+def _namespace(library: str) -> dict[str, type]:
+    module = load_library(library)
+    members = vars(module.attacks if library == "foolbox" else module)
+    base: type = (module.attacks.base if library == "foolbox" else module.attack).Attack
     return {
         name: value
         for name, value in members.items()
@@ -90,7 +93,7 @@ def _torchattacks(
 def _foolbox(
     kind: type, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, params: dict[str, Any]
 ) -> Tensor:
-    foolbox = import_module("foolbox")
+    foolbox = load_library("foolbox")
     seen = foolbox.PyTorchModel(model, bounds=threat.bounds, device=x.device)
     attack = kind(**params)
     _, clipped, _ = attack(seen, x, foolbox.criteria.Misclassification(y), epsilons=threat.eps)
