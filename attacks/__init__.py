@@ -14,6 +14,7 @@ from robustdyn.attacks import (  # each registers what it holds
     exit_objectives,
     foolbox,
     goals,
+    least,
     load_objectives,
     mifgsm,
     noise,
@@ -31,7 +32,7 @@ from robustdyn.attacks.objectives import (
 from robustdyn.attacks.registry import Attack, check_params, get, list_attacks, register_attack
 
 del accuracy_objectives, compute_objectives, exit_objectives, goals, load_objectives
-del apgd, autoattack, autoslow, mifgsm, noise, pgd, square
+del apgd, autoattack, autoslow, least, mifgsm, noise, pgd, square
 
 __all__ = [
     "FAMILIES",

@@ -56,9 +56,11 @@ def _gap(margin: Tensor) -> Tensor:
 def _routed(trace: Trace) -> list[tuple[Tensor, Tensor]]:
     """Margin and keep of every routing decision, (B, T, E)."""
     decisions = [d for d in trace.decisions.values() if d.kind in _ROUTED and d.margin.dim() > 1]
-    return [
-        tuple(t.reshape(len(t), -1, t.shape[-1]) for t in (d.margin, d.keep)) for d in decisions
-    ]
+    return [(_tokens(d.margin), _tokens(d.keep)) for d in decisions]
+
+
+def _tokens(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1, values.shape[-1])
 
 
 def _over_layers(logits: Tensor, layers: list[Tensor], reduce) -> Tensor:

@@ -12,7 +12,17 @@ Aim = Literal["clean", "noise", "accuracy", "compute", "worst case"]
 TIMES, MINUS, DASH = "\u00d7", "\u2212", "\u2013"  # as typographers write them
 
 AIMS: tuple[Aim, ...] = ("clean", "noise", "accuracy", "compute", "worst case")
-ACCURACY_OBJECTIVES = ("", "cross_entropy", "dlr", "logit_margin")
+ACCURACY_OBJECTIVES = (
+    "",
+    "cross_entropy",
+    "dlr",
+    "exits_average",
+    "exits_max_average",
+    "logit_margin",
+    "targeted_cross_entropy",
+    "targeted_dlr",
+    "wrong",
+)
 COMPUTE_ATTACKS = ("autoslow",)  # attacks on compute that take no objective
 
 
@@ -20,7 +30,8 @@ def aim_of(attack: str, objective: str) -> Aim:
     """Return what an attack is after; an objective that is not about the label is compute."""
     if attack in ("clean", "noise", WORST_CASE):
         return attack  # type: ignore[return-value]
-    if attack in COMPUTE_ATTACKS or objective not in ACCURACY_OBJECTIVES:
+    family = objective.partition(":")[0]
+    if attack in COMPUTE_ATTACKS or family not in ACCURACY_OBJECTIVES:
         return "compute"
     return "accuracy"
 

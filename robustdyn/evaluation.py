@@ -69,8 +69,8 @@ def evaluate(
         method.check(objective or "", params)
         name = objective or next(iter(method.objectives), "")
     else:
-        objective = attacks.get_objective(objective)
-        name = objective.name
+        objective = chosen = attacks.get_objective(objective)
+        name = chosen.name
     spec = getattr(model, "spec", None)
     constant = {
         "model": spec.name if spec else type(model).__name__,

@@ -18,6 +18,10 @@ FAST = {
     "pgd": {"steps": 3},
     "apgd": {"steps": 8},
     "mifgsm": {"steps": 3},
+    "square": {"queries": 30},
+    "least_perturbation": {"steps": 4, "halvings": 2},
+    "autoslow": {"steps": 3, "queries": 9},
+    "autoattack": {"steps": 3, "queries": 9, "cross_check": False},
     "torchattacks:PGD": {"steps": 3},
 }
 FOREIGN = {
