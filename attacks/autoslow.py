@@ -38,7 +38,7 @@ def autoslow(
 
         1  APGD, margin hinge, straight-through, random start
         2  APGD, log reach, straight-through, random start
-        3  APGD, compute, straight-through, from the best so far
+        3  APGD, sharp compute, straight-through, from the best so far
         4  APGD, compute, soft forward pass ("sigmoid"), from the best so far
         5  APGD, uniform exits, random start: where the model has exits
         6  APGD, non-conflicting gradient, from the best so far
@@ -68,7 +68,7 @@ def _stages(
     stages = [
         ascent(goal("margin_hinge"), steps=steps, fine=False),
         ascent(goal("log_reach"), steps=steps, fine=False),
-        ascent(goal("compute"), steps=steps, fine=True),
+        ascent(goal("sharp_compute"), steps=steps, fine=True),
         ascent(goal("compute"), steps=steps, by="sigmoid", fine=True),
     ]
     if exits:

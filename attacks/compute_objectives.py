@@ -14,6 +14,7 @@ from robustdyn.trace import Trace
 
 REACH_FLOOR = 0.05  # of a gate that the sample does not reach: it still counts this much
 KAPPA = 1.0  # the margin, in log-odds, beyond which a gate is open enough
+SHARPNESS = 0.3  # temperature of the soft step that stands for a gate's hard one
 
 
 class Guarded(NamedTuple):
@@ -81,6 +82,16 @@ def margin_of(share: Share) -> Tensor:
     return torch.logit(share.soft / share.maximum, eps=1e-6)
 
 
+def sharp_compute(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
+    """Return the gates' chances at a low temperature, weighted by what they guard, (B,).
+
+    sum over gates of max(dC/dshare, .05 * its largest value) * sigmoid(margin / .3): close to the
+    hard compute, so it spends the budget on gates that are about to open and gives up those that
+    are far from it. Of use to refine, and for many small gates such as the positions of a mask.
+    """
+    return _weighted(logits, trace, guarded(trace), lambda m: -torch.sigmoid(m / SHARPNESS))
+
+
 def log_reach(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
     """Return sum over stacks of MACs * sum of log chance of each gate above them, (B,).
 
@@ -139,7 +150,7 @@ def by_macs(name: str, value: Value) -> Objective:
     return Objective(name, value=value, score=exact_macs, reached=at_maximum, traced=True)
 
 
-for _value in (compute, margin_hinge, log_reach):
+for _value in (compute, margin_hinge, sharp_compute, log_reach):
     register_objective(by_macs(_value.__name__, _value))
 register_objective(
     Objective(

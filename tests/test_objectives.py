@@ -14,6 +14,7 @@ from robustdyn.gates import full, using
 
 NAMES = [*attacks.OBJECTIVES, "targeted_dlr:1", "targeted_dlr:2"]
 MODULES = [*tiny.MAC_KINDS, tiny.Expert, tiny.Density]
+COMPUTE = ["compute", "margin_hinge", "sharp_compute", "log_reach", "non_conflicting"]
 WIDE = rd.Threat("linf", 0.3)
 
 
@@ -44,7 +45,7 @@ def test_an_objective_is_per_sample_on_every_kind(name, module):
 
 
 @pytest.mark.parametrize("module", tiny.MAC_KINDS)
-@pytest.mark.parametrize("name", ["compute", "margin_hinge", "log_reach", "non_conflicting"])
+@pytest.mark.parametrize("name", COMPUTE)
 def test_a_compute_objective_opens_every_kind_of_gate(name, module):
     x, y = tiny.inputs()
     x_adv = attacks.get("pgd")(module(), x, y, threat=WIDE, objective=name, steps=20)
