@@ -16,6 +16,7 @@ from robustdyn.attacks import (  # each registers what it holds
     deepsloth,
     ereba,
     exit_objectives,
+    foolbox,
     frames,
     goals,
     gradauto,
@@ -33,6 +34,7 @@ from robustdyn.attacks import (  # each registers what it holds
     sponge,
     square,
     timing,
+    torchattacks,
     universal,
 )
 from robustdyn.attacks.objectives import (
@@ -55,9 +57,11 @@ __all__ = [
     "Attack",
     "Objective",
     "check_params",
+    "foolbox",
     "get",
     "get_objective",
     "list_attacks",
     "register_attack",
     "register_objective",
+    "torchattacks",
 ]

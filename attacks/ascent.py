@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdyn.attacks.ball import inside
+from robustdyn.attacks.curves import new_curve
 from robustdyn.attacks.look import Look, judge, look
 from robustdyn.attacks.objectives import Objective
 from robustdyn.attacks.rows import MIN_ROWS, at_least
@@ -90,23 +91,27 @@ def ascend(
         if random_start:
             first = threat.project(x + inside(x, threat, seeds, stream=stream + restart), x)
         running = _Running.begin(method, first, x, y, threat, (~reached).nonzero().flatten())
+        curve = new_curve(steps)
         for number in range(steps + 1):
             rows, here = running.rows, running.here
             seen = None
             if number == steps:
                 verdict = judge(model, here, running.labels, objective)
             else:
+                drawn = [seeds[row] for row in rows.tolist()]
                 seen = look(
                     model,
                     here,
                     running.labels,
                     objective,
                     price=running.price,
-                    seeds=[seeds[row] for row in rows.tolist()],
+                    seeds=drawn,
                     stream=(stream + restart) * (steps + 1) + number,
                     eot=eot,
                 )
                 verdict = seen.verdict
+                if curve is not None:
+                    curve.add(drawn, seen.value)
             better = verdict.score > score[rows]
             best[rows[better]] = here[better]
             score[rows[better]] = verdict.score[better]

@@ -4,11 +4,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from robustdyn.attacks.foreign import LIBRARIES, foreign_attack
+from robustdyn.attacks.foreign import LIBRARIES, check_foreign, foreign_attack
 from robustdyn.attacks.objectives import OBJECTIVES, Objective, Value, get_objective
 from robustdyn.errors import UserError, suggest
 from robustdyn.gates import estimator as use_estimator
@@ -26,10 +28,12 @@ class Attack:
         name: such as "pgd", or "torchattacks:PGD".
         run: `run(model, x, y, *, threat, objective, seeds, **params) -> x_adv`.
         maximises: the names of the objectives that it can maximise, its default first; "*" stands
-            for every registered one; empty if it has one of its own.
+            for every registered one, "at_least:*" for a family; empty if it has one of its own.
         params: its keyword parameters and their defaults.
         batch_coupled: True if a sample's result depends on the others in its batch.
         summary: the first line of its docstring.
+        check_values: called with all parameters, raises UserError if a value is out of range.
+        check_request: called with objective and parameters, raises UserError if they do not fit.
         needs: what a model or its inputs must have for it, such as "exits"; empty if nothing.
     """
 
@@ -40,12 +44,13 @@ class Attack:
     batch_coupled: bool
     summary: str
     check_values: Callable[..., None] | None = None
+    check_request: Callable[[str, Mapping[str, Any]], None] | None = None
     needs: str = ""
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """The names of the objectives that it can maximise, its default first."""
-        named = [name for name in self.maximises if name != "*"]
+        named = [name for name in self.maximises if "*" not in name]
         every = OBJECTIVES if "*" in self.maximises else ()
         return tuple(dict.fromkeys([*named, *every]))
 
@@ -57,8 +62,9 @@ class Attack:
         """
         if objective:
             get_objective(objective)
-            if "*" not in self.maximises and objective not in self.maximises:
-                possible = ", ".join(self.objectives) or "none: it has its own"
+            if not any(fnmatchcase(objective, pattern) for pattern in self.maximises):
+                families = [p.replace("*", "PART") for p in self.maximises if p.endswith(":*")]
+                possible = ", ".join([*self.objectives, *families]) or "none: it has its own"
                 raise UserError(
                     f"Attack '{self.name}' cannot maximise '{objective}'.",
                     f"Its objectives: {possible}.",
@@ -72,6 +78,8 @@ class Attack:
                 )
         if self.check_values is not None:
             self.check_values(**{**self.params, **params})
+        if self.check_request is not None:
+            self.check_request(objective, {**self.params, **params})
 
     def __call__(
         self,
@@ -181,7 +189,15 @@ def get(name: str) -> Attack:
     library, _, method = name.partition(":")
     if method and library in LIBRARIES:
         run, params = foreign_attack(library, method)
-        return Attack(name, run, (), params, True, f"{method} of {library}")
+        return Attack(
+            name,
+            run,
+            maximises=("at_least:*",),
+            params=params,
+            batch_coupled=True,
+            summary=f"{method} of {library}",
+            check_request=partial(check_foreign, name),
+        )
     if name not in _ATTACKS:
         raise UserError(
             f"Unknown attack '{name}'.",

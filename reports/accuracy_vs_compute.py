@@ -4,9 +4,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame, Series
 
+from robustdyn.labels import unit_for
 from robustdyn.metrics import summarize
 from robustdyn.reports.frames import at_reference_threat, attacked, has_attacks, panel_rows
-from robustdyn.reports.labels import unit_for
 from robustdyn.reports.registry import register_figure
 from robustdyn.reports.style import (
     CLEAN,

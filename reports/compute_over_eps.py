@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from robustdyn.reports.frames import attacked, dynamic
+from robustdyn.labels import dynamic
+from robustdyn.reports.frames import attacked
 from robustdyn.reports.over_eps import curves, has_curves
 from robustdyn.reports.registry import register_figure
 

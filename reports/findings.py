@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from pandas import DataFrame, Series
 
-from robustdyn.reports.labels import MINUS, TIMES, count, listed
+from robustdyn.labels import MINUS, TIMES, count, listed
 from robustdyn.reports.tables import is_worst_case, line_labels, percent, times
 
 

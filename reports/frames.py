@@ -4,43 +4,9 @@ from collections.abc import Iterator
 
 from pandas import DataFrame
 
-from robustdyn.metrics import line_columns, without_invalid
-from robustdyn.reports.labels import aim_of, attack_label, threat_label
+from robustdyn.labels import labelled
 
 PANEL = ["dataset", "model", "threat"]
-
-
-def labelled(rows: DataFrame) -> DataFrame:
-    """Return rows with invalid attacks undone and the columns attack_label, aim and threat.
-
-    The dataset carries the name of its split where the rows hold several, and the attack that of
-    its gradient estimator where one attack was run with several.
-    """
-    columns = line_columns(rows)
-    keys = ["attack", "objective", "estimator", "norm", "eps"]
-    rows = with_cell(rows)
-    if "estimator" not in rows:
-        rows = rows.assign(estimator="")
-    names = rows[keys].drop_duplicates()
-    several = "estimator" in columns
-    texts = [
-        (
-            attack_label(line.attack, line.objective, line.estimator if several else ""),
-            aim_of(line.attack, line.objective),
-            threat_label(line.norm, line.eps),
-        )
-        for line in names.itertuples()
-    ]
-    names[["attack_label", "aim", "threat"]] = texts
-    rows = without_invalid(rows).merge(names, on=keys, how="left")
-    if "split" in columns:
-        rows["dataset"] = rows["dataset"] + " " + rows["split"]
-    return rows
-
-
-def with_cell(rows: DataFrame) -> DataFrame:
-    """Return rows with the column cell, empty for rows that `evaluate` returned directly."""
-    return rows if "cell" in rows else rows.assign(cell="")
 
 
 def attacked(rows: DataFrame) -> DataFrame:
@@ -63,11 +29,6 @@ def at_reference_threat(rows: DataFrame) -> DataFrame:
 def has_attacks(rows: DataFrame) -> bool:
     """Return whether the rows hold any attack."""
     return bool((rows["attack"] != "clean").any())
-
-
-def dynamic(rows: DataFrame) -> DataFrame:
-    """Return the rows of the models that decide how much to compute."""
-    return rows[~rows["static"].astype(bool)]
 
 
 def panels_of(rows: DataFrame) -> list[tuple[str, str, str]]:

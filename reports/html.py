@@ -13,11 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from robustdyn.checks import Flag, find_flags, flag_table
 from robustdyn.errors import UserError
+from robustdyn.labels import AIMS, aim_of, eps_label, listed, with_cell
 from robustdyn.reports.findings import find
-from robustdyn.reports.flags import Flag, find_flags
-from robustdyn.reports.frames import with_cell
-from robustdyn.reports.labels import AIMS, aim_of, eps_label, listed
 from robustdyn.reports.registry import list_figures
 from robustdyn.reports.style import rc
 from robustdyn.reports.tables import (
@@ -59,6 +58,7 @@ def write_report(rows: DataFrame, out: Path, *, title: str, about: Mapping[str, 
     summary = summary_table(rows)
     flags = find_flags(rows)
     tables = {"summary": summary, "samples_worst_case": worst_case_samples(rows)}
+    tables["flags"] = flag_table(flags)
     for name, table in tables.items():
         _write(out / "tables" / f"{name}.csv", table.to_csv(index=False).encode())
     environment = Environment(

@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
+from robustdyn.labels import dynamic
 from robustdyn.reports.frames import (
     at_reference_threat,
     attacked,
     clean_samples,
-    dynamic,
     has_attacks,
     panel_rows,
 )

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame, Series
 
+from robustdyn.labels import eps_label
 from robustdyn.metrics import summarize
 from robustdyn.reports.frames import PANEL
-from robustdyn.reports.labels import eps_label
 from robustdyn.reports.style import (
     CLEAN,
     MOST_BANDS,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
-from robustdyn.reports.labels import AIMS, sample_note
+from robustdyn.labels import AIMS, sample_note
 
 INK, SOFT, RULE = "#1f2430", "#6b7280", "#d9dce3"
 CLEAN = "clean"

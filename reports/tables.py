@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 from pandas import DataFrame, Series
 
+from robustdyn.labels import DASH, TIMES, attack_label, param_texts, threat_label, unit_for
 from robustdyn.metrics import WORST_CASE, line_columns, summarize, worst_case
-from robustdyn.reports.labels import DASH, TIMES, attack_label, threat_label, unit_for
 
 
 class Column(NamedTuple):
@@ -69,8 +69,8 @@ def summary_table(rows: DataFrame) -> DataFrame:
     by = line_columns(rows)
     summary = summarize(rows, by=by)
     attacks = rows[rows["attack"] != "clean"]
-    threat = [c for c in by if c not in ("attack", "objective", "estimator")]
-    variants = ["attack", "objective", "estimator"]
+    variants = ["attack", "objective", "estimator", *(["params"] if "params" in by else [])]
+    threat = [c for c in by if c not in variants]
     several = attacks[[*threat, *variants]].drop_duplicates().groupby(threat).size().gt(1)
     chosen = several[several].index.to_frame(index=False)
     if chosen.empty:
@@ -81,8 +81,10 @@ def summary_table(rows: DataFrame) -> DataFrame:
 
 def line_labels(summary: DataFrame) -> DataFrame:
     """Return attack_label and threat of every line of a summary, beside model and dataset."""
-    estimators = summary.get("estimator", Series("", index=summary.index))
-    texts = zip(summary["attack"], summary["objective"], estimators, strict=True)
+    none = Series("", index=summary.index)
+    estimators = summary.get("estimator", none)
+    params = param_texts(summary) if "params" in summary else none
+    texts = zip(summary["attack"], summary["objective"], estimators, params, strict=True)
     labels = summary[["model", "dataset"]].copy()
     if "split" in summary:
         labels["dataset"] = labels["dataset"] + " " + summary["split"]

@@ -1,5 +1,6 @@
 """Evaluation: attack a batch, check the attack's word, measure both passes: a row per sample."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustdyn import attacks
+from robustdyn.attacks.curves import recording, still_rising
 from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.objectives import Objective, Value
-from robustdyn.attacks.registry import deployed
+from robustdyn.attacks.registry import Attack, deployed
 from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.data import Dataset, load_dataset
+from robustdyn.diagnosis import diagnose, gradients_asked
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator as use_estimator
 from robustdyn.registry import create_model
@@ -36,7 +39,7 @@ def evaluate(
     model: nn.Module,
     data: Dataset,
     *,
-    attack: str = "pgd",
+    attack: str | Attack = "pgd",
     threat: Threat,
     objective: str | Objective | Value | None = None,
     estimator: str | None = None,
@@ -50,7 +53,7 @@ def evaluate(
     Args:
         model: maps inputs in [0, 1] to logits (B, K); one of ours, or any nn.Module.
         data: see `load_dataset`.
-        attack: see `attacks.get`.
+        attack: a name, see `attacks.get`, or an Attack.
         threat: what may change.
         objective: what to maximise: a name, or a function (logits, y, trace) -> (B,); by default
             the attack's own.
@@ -78,21 +81,29 @@ def evaluate(
         "static": bool(spec.static_compute) if spec else False,
         "dataset": data.info.name,
         "split": data.split,
-        "attack": attack,
+        "attack": method.name,
         "objective": name,
         "estimator": estimator or "",
         "norm": threat.norm,
         "eps": float(threat.eps),
         "seed": seed,
+        "params": _written(method, params),
+        "fitted_on": _fitted_on(model),
     }
     size = COUPLED_BATCH if method.batch_coupled else batch_size
     groups = data.batches(size)
     parts = []
+    led = False
     with deployed(model):
         for positions in groups:
             batch = _Batch.of(data, positions, seed)
             clean = _measure(model, batch.x)
-            with use_estimator(estimator) if estimator else nullcontext():
+            doubts = diagnose(model, batch.x, batch.y)
+            with (
+                use_estimator(estimator) if estimator else nullcontext(),
+                recording() as curves,
+                gradients_asked(model) as asked,
+            ):
                 x_adv = method(
                     model,
                     batch.x,
@@ -103,13 +114,30 @@ def evaluate(
                     **params,
                 ).to(batch.x)
             adversarial = _measure(model, x_adv)
+            led = led or any(asked)
             columns = _columns(batch, x_adv, clean, adversarial, threat)
+            columns |= doubts | {"still_rising": still_rising(curves, batch.seeds)}
             parts.append(pd.DataFrame(columns).head(len(positions)))
             if progress is not None:
                 progress(len(positions))
     order = np.argsort(np.concatenate(groups))
     measured = pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
+    constant["uses_gradient"] = led
     return pd.DataFrame(constant, index=measured.index).join(measured)
+
+
+def _written(method: Attack, params: dict[str, Any]) -> str:
+    """Return the parameters as JSON; ours with their defaults, a library's may be objects."""
+    known = params if ":" in method.name else method.params | params
+    return json.dumps(known, sort_keys=True, default=str)
+
+
+def _fitted_on(model: nn.Module) -> str:
+    """Return the split on which the model's thresholds were fitted, "" if it has none."""
+    spec = getattr(model, "spec", None)
+    recipe = spec.recipe if spec else None
+    own = "calibration" if recipe is not None and recipe.calibrate is not None else ""
+    return getattr(model, "fitted_on", own)
 
 
 def evaluate_cell(
@@ -161,6 +189,7 @@ class _Measured:
 
     pred: Tensor  # (B,)
     macs: Tensor  # (B,)
+    expected_macs: Tensor  # (B,)
     max_macs: float
     exit: Tensor  # (B,), -1 without exits
     gates: dict[str, Tensor]  # name -> mean keep (B,)
@@ -178,6 +207,7 @@ def _measure(model: nn.Module, x: Tensor) -> _Measured:
     return _Measured(
         pred=logits.argmax(1),
         macs=passed.macs(),
+        expected_macs=passed.expected_macs(),
         max_macs=passed.max_macs(),
         exit=torch.stack(taken).int().argmax(0) if taken else torch.full((len(x),), -1),
         gates={name: decision.rate() for name, decision in passed.decisions.items()},
@@ -214,6 +244,8 @@ def _columns(
         "clean_macs": clean.macs.numpy(),
         "adv_macs": adversarial.macs.numpy(),
         "max_macs": np.full(count, clean.max_macs),
+        "clean_expected_macs": clean.expected_macs.double().numpy(),
+        "adv_expected_macs": adversarial.expected_macs.double().numpy(),
         "linf": distance(x_adv, batch.x, "linf").double().numpy(),
         "l2": distance(x_adv, batch.x, "l2").double().numpy(),
         "valid": threat.is_met(x_adv, batch.x).numpy(),

@@ -27,6 +27,7 @@ WORST_CASE = "worst case"
 _CLEAN_VALUE_OF = {
     "adv_pred": "clean_pred",
     "adv_macs": "clean_macs",
+    "adv_expected_macs": "clean_expected_macs",
     "adv_exit": "clean_exit",
     "adv_gates": "clean_gates",
     "adv_image": "image",
@@ -50,7 +51,7 @@ def without_invalid(rows: DataFrame) -> DataFrame:
     if not invalid.any():
         return rows
     for adv, clean in _CLEAN_VALUE_OF.items():
-        if adv in rows:
+        if adv in rows and clean in rows:
             rows[adv] = rows[adv].where(~invalid, rows[clean])
     for distance in {"linf", "l2"} & set(rows):
         rows[distance] = rows[distance].where(~invalid, 0.0)
@@ -78,12 +79,12 @@ def headroom_recovered(rows: DataFrame) -> Series:
 def line_columns(rows: DataFrame) -> list[str]:
     """Return the columns that tell the lines of a summary of `rows` apart.
 
-    These are model, dataset, attack, objective, norm and eps, and also the split and the gradient
-    estimator where one line would otherwise average over several.
+    These are model, dataset, attack, objective, norm and eps, and also the split, the gradient
+    estimator and the attack's parameters where one line would otherwise average over several.
     """
     line = list(LINE)
     groups = rows.groupby(list(LINE))
-    for column, before in (("split", "attack"), ("estimator", "norm")):
+    for column, before in (("split", "attack"), ("estimator", "norm"), ("params", "norm")):
         if column in rows and groups[column].nunique().gt(1).any():
             line.insert(line.index(before), column)
     return line
@@ -133,7 +134,7 @@ def summarize(
     invalid = (~rows["valid"].astype(bool)).rename("invalid")
     table = concat([rows[[*by, "sample_id"]], invalid, values], axis=1)
     lines = []
-    for key, group in table.groupby(by, sort=True):
+    for key, group in table.groupby(by, sort=True, dropna=False):
         samples = group.groupby("sample_id")[list(METRICS)].mean().to_numpy()
         mean, low, high = _bootstrap(samples, resamples, seed)
         line = dict(zip(by, key, strict=True))
@@ -158,14 +159,17 @@ def worst_case(rows: DataFrame) -> DataFrame:
     if rows.empty:
         return rows
     wrong = (rows["adv_pred"] != rows["label"]).astype(int)
-    groups = rows.assign(_wrong=wrong).groupby(sample, sort=True)
-    costliest = groups["adv_macs"].idxmax()
+    known = rows["adv_macs"].fillna(-np.inf)
+    groups = rows.assign(_wrong=wrong, _macs=known).groupby(sample, sort=True)
+    costliest = groups["_macs"].idxmax()
     worst = rows.loc[costliest].reset_index(drop=True)
     worst["adv_pred"] = rows.loc[groups["_wrong"].idxmax(), "adv_pred"].to_numpy()
     for distance in ("linf", "l2"):
         worst[distance] = groups[distance].max().to_numpy()
     worst["seed"] = groups["seed"].min().to_numpy()
     unset = {"cell": "", "attack": WORST_CASE, "objective": "", "estimator": "", "valid": True}
+    if "params" in worst:
+        unset["params"] = ""
     pictures = ("image", "adv_image", "image_shape", "clean_map", "adv_map", "map_shape")
     return worst.assign(**unset).assign(**dict.fromkeys(pictures))
 

@@ -14,6 +14,7 @@ import torch
 from joblib import cpu_count
 
 from robustdyn import evaluation
+from robustdyn.checks import find_flags
 from robustdyn.errors import UserError
 from robustdyn.folders import make_writable, write_json
 from robustdyn.pool import stream
@@ -139,6 +140,7 @@ def work(cell: Cell, out: Path, batch_size: int, progress: Progress | None = Non
             "device": "cpu",
             "torch_threads": torch.get_num_threads(),
             "seconds": round(time.monotonic() - started, 3),
+            "flags": [flag.name for flag in find_flags(rows)],
         }
         write_cell(rows.assign(cell=cell.id), cell_path(out, cell.id), metadata)
     except Exception as error:  # the others go on, and the end lists this one

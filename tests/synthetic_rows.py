@@ -124,6 +124,15 @@ def cell_rows(
             "adv_exit": adv_exits,
         }
     )
+    rows["params"] = "{}"
+    rows["fitted_on"] = "calibration" if kind.gate_kind == "exit" else ""
+    rows["clean_expected_macs"] = rows["clean_macs"] * 0.9
+    rows["adv_expected_macs"] = rows["adv_macs"] * 0.9
+    rows["gate_gradient"] = None if static else True
+    rows["loss_gradient"] = True
+    rows["repeatable"] = True
+    rows["still_rising"] = None if attack in ("clean", "noise") or ":" in attack else False
+    rows["uses_gradient"] = attack not in ("clean", "noise", "square")
     rows["gate_names"] = [
         [f"{prefix.get(kind.gate_kind, '')}{k}" for k in range(len(g))] for g in clean_gates
     ]

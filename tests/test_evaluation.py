@@ -13,10 +13,12 @@ from robustdyn.attacks import registry
 THREAT = rd.Threat("linf", 8 / 255)
 COLUMNS = [
     *("model", "family", "static", "dataset", "split", "attack", "objective", "estimator"),
-    *("norm", "eps", "seed", "sample_id", "label", "clean_pred", "adv_pred", "clean_macs"),
-    *("adv_macs", "max_macs", "linf", "l2", "valid", "clean_exit", "adv_exit", "gate_names"),
-    *("gate_kinds", "clean_gates", "adv_gates", "image", "adv_image", "image_shape"),
-    *("clean_map", "adv_map", "map_shape"),
+    *("norm", "eps", "seed", "params", "fitted_on", "uses_gradient"),
+    *("sample_id", "label", "clean_pred", "adv_pred", "clean_macs", "adv_macs", "max_macs"),
+    *("clean_expected_macs", "adv_expected_macs", "linf", "l2", "valid", "clean_exit", "adv_exit"),
+    *("gate_names", "gate_kinds", "clean_gates", "adv_gates", "image", "adv_image", "image_shape"),
+    *("clean_map", "adv_map", "map_shape", "gate_gradient", "loss_gradient", "repeatable"),
+    "still_rising",
 ]
 
 

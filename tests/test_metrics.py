@@ -104,7 +104,7 @@ def test_summarize_groups_by_what_it_is_told():
     assert list(metrics.summarize(rows).columns[:6]) == list(metrics.LINE)
 
 
-@pytest.mark.parametrize("column", ["estimator", "split"])
+@pytest.mark.parametrize("column", ["estimator", "split", "params"])
 def test_what_would_be_averaged_silently_becomes_a_column(column):
     rows = run_rows({"dynconv": KINDS["dynconv"]}, (("pgd", "compute"),), n=20)
     rows.loc[rows["sample_id"] < 10, column] = "other"

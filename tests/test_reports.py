@@ -15,9 +15,8 @@ from pandas.testing import assert_frame_equal
 from synthetic_rows import KINDS, run_rows
 
 from robustdyn import UserError, metrics, reports
+from robustdyn.labels import DASH, TIMES, aim_of, attack_label, threat_label
 from robustdyn.reports import registry
-from robustdyn.reports.flags import find_flags
-from robustdyn.reports.labels import DASH, TIMES, aim_of, attack_label, threat_label
 
 ONE = (("pgd", "compute"),)
 THREE = (("noise", ""), ("pgd", "cross_entropy"), ("pgd", "compute"))
@@ -104,81 +103,29 @@ def test_labels():
     assert aim_of("pgd", "compute") == "compute"
 
 
-def flags_of(rows):
-    return {flag.name: flag for flag in find_flags(rows)}
+DIAGNOSES = [
+    *("params", "fitted_on", "clean_expected_macs", "adv_expected_macs", "gate_gradient"),
+    *("loss_gradient", "repeatable", "still_rising", "uses_gradient"),
+]
 
 
-def test_sound_rows_raise_no_flag():
-    assert not find_flags(run_rows(n=120, eps=(8 / 255,)))
+def test_rows_of_older_files_make_a_report(tmp_path):
+    old = run_rows(TWO_KINDS, THREE, n=12).drop(columns=DIAGNOSES)
+    mixed = pd.concat([old, run_rows(TWO_KINDS, ONE, n=12, eps=(4 / 255,))], ignore_index=True)
+    for rows in (old, mixed):
+        assert reports.write_report(rows, tmp_path, title="old", about={}).is_file()
 
 
-def spoil_invalid(rows):
-    rows.loc[rows.index[30:35], "valid"] = False
-
-
-def spoil_nan(rows):
-    rows.loc[rows.index[30], "adv_macs"] = np.nan
-
-
-def spoil_static(rows):
-    chosen = rows["static"] & (rows["attack"] == "noise")
-    rows.loc[chosen, "adv_macs"] -= 1.0
-
-
-def spoil_maximum(rows):
-    rows.loc[rows.index[30], "adv_macs"] = 2 * rows.loc[rows.index[30], "max_macs"]
-
-
-def spoil_clean(rows):
-    rows.loc[rows.index[30], "clean_macs"] *= 0.5
-
-
-def spoil_gradient(rows):
-    chosen = (rows["model"] == "dynconv") & (rows["objective"] == "compute")
-    rows.loc[chosen, "adv_macs"] = rows.loc[chosen, "clean_macs"]
-
-
-def spoil_noise(rows):
-    rows.loc[rows["attack"] == "noise", "adv_pred"] = -1
-
-
-def spoil_order(rows):
-    chosen = (rows["objective"] == "cross_entropy") & (rows["eps"] > 0.02)
-    rows.loc[chosen, "adv_pred"] = rows.loc[chosen, "clean_pred"]
-
-
-def spoil_headroom(rows):
-    chosen = rows["model"] == "dynconv"
-    rows.loc[chosen, ["clean_macs", "adv_macs"]] = rows.loc[chosen, "max_macs"].iloc[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil"),
-    [
-        ("invalid_rows", spoil_invalid),
-        ("not_a_number", spoil_nan),
-        ("static_moved", spoil_static),
-        ("above_maximum", spoil_maximum),
-        ("clean_differs", spoil_clean),
-        ("compute_unmoved", spoil_gradient),
-        ("noise_wins", spoil_noise),
-        ("not_monotone", spoil_order),
-        ("no_headroom", spoil_headroom),
-    ],
-)
-def test_each_flag_is_raised_by_its_cause(name, spoil):
-    rows = run_rows(n=60)
-    assert name not in flags_of(rows)
-    spoil(rows)
-    flag = flags_of(rows)[name]
-    assert flag.subjects
-    assert flag.raised_if
-    assert flag.means
-    assert flag.do
-
-
-def test_variants_averaged_into_one_line_are_flagged(rows):
-    assert "mixed_variants" in flags_of(pd.concat([rows, rows.assign(cell="other")]))
+def test_runs_that_differ_in_a_parameter_are_lines_of_their_own(tmp_path):
+    short = run_rows(TWO_KINDS, ONE, n=12).assign(params='{"steps": 10, "restarts": 1}')
+    long = short.assign(params='{"steps": 50, "restarts": 1}', cell="other")
+    rows = pd.concat([short, long], ignore_index=True)
+    assert {"pgd compute steps 10", "pgd compute steps 50"} <= set(
+        reports.headline_table(rows)["Attack"]
+    )
+    reports.write_report(rows, tmp_path, title="t", about={})
+    text = (tmp_path / "index.html").read_text()
+    assert "pgd compute steps 50" in text
 
 
 class Page(HTMLParser):
@@ -266,12 +213,15 @@ def test_writing_again_removes_figures_that_no_longer_apply(tmp_path):
 
 def test_flags_and_invalid_rows_are_seen_on_the_page(tmp_path):
     rows = run_rows({"skipnet38": KINDS["skipnet38"]}, ONE, n=20)
-    spoil_invalid(rows)
-    spoil_nan(rows)
+    rows.loc[rows.index[30:35], "valid"] = False
+    rows.loc[rows.index[36], "adv_macs"] = np.nan
     text = reports.write_report(rows, tmp_path, title="t", about={}).read_text()
     assert "Invalid rows" in text
     assert "5 rows" in text
     assert "Not a number" in text
+    table = pd.read_csv(tmp_path / "tables" / "flags.csv")
+    assert {"invalid_rows", "not_a_number"} <= set(table["flag"])
+    assert table["do"].notna().all()
 
 
 @pytest.mark.parametrize("case", ["clean_only", "one_attack", "two_seeds", "resnet38"])

@@ -16,16 +16,20 @@ Entry = dict[str, Any]
 @click.command("list", short_help="List models, attacks, datasets, suites or figures.")
 @click.argument("kind", type=click.Choice(["models", "attacks", "datasets", "suites", "figures"]))
 @click.argument("pattern", default="*")
+@click.option("--dataset", help="Say which attacks do not fit the inputs of this dataset, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
-def command(kind: str, pattern: str, as_json: bool) -> None:
+def command(kind: str, pattern: str, dataset: str | None, as_json: bool) -> None:
     """List what there is of one KIND whose name (or family) matches PATTERN.
 
     \b
     robustdyn list models
     robustdyn list models "spatial.*"
     robustdyn list attacks --json
+    robustdyn list attacks "foolbox:*" --dataset japanese_vowels
     """
-    entries = _ENTRIES[kind]()
+    if dataset is not None and kind != "attacks":
+        raise UserError(f"--dataset does not go with {kind}.", "Use it with `list attacks`.")
+    entries = _attacks(dataset) if kind == "attacks" else _ENTRIES[kind]()
     found = [e for e in entries if _fits(e, pattern)]
     if not found:
         known = [e["name"] for e in entries]
@@ -41,8 +45,6 @@ def command(kind: str, pattern: str, as_json: bool) -> None:
         click.echo(_tree(found))
     else:
         click.echo(columns((e["name"], e["summary"]) for e in found))
-        if kind == "attacks":
-            click.echo("torchattacks:NAME, foolbox:NAME  any attack of these libraries")
 
 
 def _fits(entry: Entry, pattern: str) -> bool:
@@ -90,18 +92,47 @@ def _models() -> list[Entry]:
     ]
 
 
-def _attacks() -> list[Entry]:
-    from robustdyn.attacks import list_attacks
+def _attacks(dataset: str | None = None) -> list[Entry]:
+    """Return our attacks, then those of torchattacks and foolbox.
 
-    return [
+    With a dataset, "unsupported" says why one does not fit its inputs; else only why one never
+    works.
+    """
+    from robustdyn.attacks import list_attacks
+    from robustdyn.attacks.foreign_support import list_foreign
+    from robustdyn.data.info import get_info
+
+    info = None if dataset is None else get_info(dataset)
+    ours = [
         {
             "name": attack.name,
             "summary": attack.summary,
             "objectives": list(attack.objectives),
             "params": attack.params,
+            "unsupported": "",
         }
         for attack in list_attacks()
     ]
+    theirs: list[Entry] = []
+    for attack in list_foreign():
+        reasons = [attack.broken] if attack.broken else []
+        if info is not None:
+            reasons = attack.not_supported_reasons(
+                shape=info.input_shape, classes=info.num_classes, norm=next(iter(attack.norms), "")
+            )
+        unsupported = "; ".join(reasons)
+        theirs.append(
+            {
+                "name": attack.name,
+                "summary": f"unsupported: {unsupported}" if unsupported else attack.summary,
+                "objectives": [] if attack.broken or attack.no_budget else ["at_least:PART"],
+                "norms": list(attack.norms),
+                "access": attack.access,
+                "unsupported": unsupported,
+                "no_budget": attack.no_budget,
+            }
+        )
+    return ours + theirs
 
 
 def _datasets() -> list[Entry]:
@@ -140,7 +171,6 @@ def _figures() -> list[Entry]:
 
 _ENTRIES: dict[str, Callable[[], list[Entry]]] = {
     "models": _models,
-    "attacks": _attacks,
     "datasets": _datasets,
     "suites": _suites,
     "figures": _figures,

@@ -128,8 +128,10 @@ def _terminable() -> Iterator[None]:
 
 
 def _print_results(out: Path, counts: "Counts", *, with_report: bool, as_json: bool) -> None:
+    from robustdyn.checks import find_flags, flag_table
     from robustdyn.cli.report import write_run_report
     from robustdyn.cli.table import terminal_table
+    from robustdyn.labels import count
     from robustdyn.reports import headline_table, summary_table
     from robustdyn.results import load_results
 
@@ -137,6 +139,7 @@ def _print_results(out: Path, counts: "Counts", *, with_report: bool, as_json: b
     if counts.done or counts.skipped:
         rows = load_results(out)
         page = write_run_report(out, rows) if with_report else None
+    flags = [] if rows is None else find_flags(rows)
     if as_json:
         summary = "[]" if rows is None else summary_table(rows).to_json(orient="records")
         answer: dict[str, Any] = {
@@ -148,10 +151,13 @@ def _print_results(out: Path, counts: "Counts", *, with_report: bool, as_json: b
                 for f in counts.failed
             ],
             "results": json.loads(summary),
+            "flags": flag_table(flags).to_dict("records"),
             "report": str(page) if page else None,
         }
         print_json(answer)
     elif rows is not None:
         click.echo(terminal_table(headline_table(rows)))
+        for flag in flags:
+            note(f"Flag {flag.name}: {flag.raised_if} ({count(len(flag.subjects), 'line')}).")
         if page is not None:
             click.echo(f"\n{page}")
