@@ -35,6 +35,7 @@ _HOME = {
     "list_datasets": "data",
     "Threat": "threat",
     "evaluate": "evaluation",
+    "transfer": "transfer",
     "load_results": "results",
     "UserError": "errors",
 }
