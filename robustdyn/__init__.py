@@ -38,6 +38,7 @@ _HOME = {
     "without_cuda": "no_cuda",
     "Threat": "threat",
     "evaluate": "evaluation",
+    "transfer": "transfer",
     "load_results": "results",
     "UserError": "errors",
 }

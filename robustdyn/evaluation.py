@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         UserError: if the attack or a parameter is unknown, or the model does not return logits.
     """
-    method = attacks.get(attack)
+    method = attacks.get(attack) if isinstance(attack, str) else attack
     if objective is None or isinstance(objective, str):
         method.check(objective or "", params)
         name = objective or next(iter(method.objectives), "")

@@ -171,6 +171,18 @@ def run_rows(
     return concat(cells, ignore_index=True)
 
 
+def transfer_rows(*, n: int = 60) -> DataFrame:
+    """Return the rows of two attacks, each crafted on three models and judged on all of them."""
+    models = [name for name, kind in KINDS.items() if kind.dataset == "fashion_mnist"][:3]
+    cells = []
+    for source in models:
+        for target in models:
+            for objective in ("compute", "cross_entropy"):
+                cell = cell_rows(target, KINDS[target], "pgd", objective, n=n)
+                cells.append(cell.assign(attack=f"pgd from {source}", source=source))
+    return concat(cells, ignore_index=True)
+
+
 def many_models(count: int = 30) -> dict[str, Kind]:
     """Return `count` models: the known kinds, over and over, under new names."""
     kinds = list(KINDS.items())
