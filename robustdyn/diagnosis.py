@@ -50,10 +50,16 @@ def _same(logits: Tensor, again: Tensor) -> Tensor:
 
 
 def _has_gradient(value: Tensor, x: Tensor) -> list[bool | None]:
-    """Whether each value (B,) has a gradient other than 0 in its own input x (B, ...)."""
+    """Whether each value (B,) has a gradient other than 0 in its own input x (B, ...).
+
+    A backward pass that fails (foreign code overwrites in place what it needs) gives none.
+    """
     if not value.requires_grad:
         return [False] * len(x)
-    (gradient,) = torch.autograd.grad(value.sum(), x, retain_graph=True, allow_unused=True)
+    try:
+        (gradient,) = torch.autograd.grad(value.sum(), x, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return [False] * len(x)
     return [False] * len(x) if gradient is None else (gradient != 0).flatten(1).any(1).tolist()
 
 
