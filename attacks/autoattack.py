@@ -1,6 +1,7 @@
 """autoattack: the ensemble of attacks on the accuracy of dynamic networks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,12 @@ def autoattack(
     if cross_check and x.dim() == 4 and classes > 3 and threat in _plain(threat.eps):
         theirs = [_theirs(model, x, y, threat, seeds, classes)]
     stages = _stages(steps, queries, classes=classes, exits=exits)
-    goals = {"threat": threat, "objective": goal, "seeds": seeds, "candidates": theirs}
+    goals: dict[str, Any] = {
+        "threat": threat,
+        "objective": goal,
+        "seeds": seeds,
+        "candidates": theirs,
+    }
     return cascade(stages, model, x, y, **goals).x
 
 

@@ -1,6 +1,7 @@
 """autoslow: the parameter-free ensemble of attacks on compute."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def autoslow(
         )
     goal = _GOALS[objective]
     stages = _stages(goal, steps, queries, exits=_has_exits(model, x))
-    goals = {"threat": threat, "objective": goal("compute"), "seeds": seeds}
+    goals: dict[str, Any] = {"threat": threat, "objective": goal("compute"), "seeds": seeds}
     return cascade(stages, model, x, y, **goals).x
 
 

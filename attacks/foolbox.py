@@ -75,7 +75,9 @@ def _base() -> type:
     eagerpy = import_module("eagerpy")
     distances = import_module("foolbox.distances")
 
-    class Bridge(library.FixedEpsilonAttack):
+    attack_class: Any = library.FixedEpsilonAttack
+
+    class Bridge(attack_class):
         """What all of our attacks share as foolbox attacks."""
 
         registered: str
@@ -97,7 +99,7 @@ def _base() -> type:
         def repeat(self, times: int) -> Any:
             """Return the attack with `times` as many seeds; the first success of each is kept."""
             again = type(self)(**self.options)
-            vars(again).update(vars(self), times=self.times * times)
+            again.__dict__.update(vars(self), times=self.times * times)
             return again
 
         def run(
@@ -153,7 +155,11 @@ def _goal(criterion: Any) -> _Goal:
         return _Goal(part=criterion.part)
     if isinstance(criterion, criteria._And):
         first, second = _goal(criterion.a), _goal(criterion.b)
-        return _Goal(*(a if b is None else b for a, b in zip(first, second, strict=True)))
+        return _Goal(
+            first.labels if second.labels is None else second.labels,
+            first.targets if second.targets is None else second.targets,
+            first.part if second.part is None else second.part,
+        )
     raise UserError(
         f"Our attacks cannot aim at the criterion {type(criterion).__name__}.",
         "Use labels, Misclassification, TargetedMisclassification, CostAtLeast, or some joined"
@@ -179,11 +185,13 @@ def _aim(attack: Attack, given: Any, goal: _Goal) -> tuple[Any, Tensor | None]:
 
 
 @cache
-def _cost_at_least() -> type:
+def _cost_at_least() -> Any:
     criteria = load_library("foolbox").criteria
     eagerpy = import_module("eagerpy")
 
-    class CostAtLeast(criteria.Criterion):
+    criterion_class: Any = criteria.Criterion
+
+    class CostAtLeast(criterion_class):
         """Inputs whose exact MACs are at least a part of the reachable maximum.
 
         Arguments:

@@ -3,8 +3,9 @@
 Found by running every one of them; tests/test_foreign_support.py runs them again and compares.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from robustdyn.errors import UserError
 
@@ -64,7 +65,7 @@ class ForeignSupport:
             yield f"give {name}"
 
     def not_supported_reasons(
-        self, *, shape: Sequence[int], classes: int, norm: str, budget: bool = False
+        self, *, shape: Sequence[int | None], classes: int, norm: str, budget: bool = False
     ) -> list[str]:
         """Return why it cannot attack such a model; an empty list if it can.
 
@@ -105,7 +106,7 @@ def support(name: str) -> ForeignSupport:
     return _TABLE.get(name) or ForeignSupport(name, ())
 
 
-def check_budget_params(name: str, params: dict) -> None:
+def check_budget_params(name: str, params: Mapping[str, Any]) -> None:
     """Check that an attack can reach a budget of compute with these parameters.
 
     Raises:

@@ -77,12 +77,13 @@ Raises:
 
 @cache
 def _base() -> type:
-    library = load_library("torchattacks").attack
+    attack_class: Any = load_library("torchattacks").attack.Attack
 
-    class Bridge(library.Attack):
+    class Bridge(attack_class):
         """What all of our attacks share as torchattacks.Attack."""
 
         registered: str
+        _normalization_applied: Any
 
         def __init__(self, model: nn.Module, eps: float = 8 / 255, **options: Any):
             attack = get(self.registered)
