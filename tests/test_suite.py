@@ -216,7 +216,7 @@ def test_mistakes_that_show_in_the_cells(any_weights, changes, said):
     assert said in refusal(cells, parse_suite(tables(**changes)))
 
 
-@pytest.mark.parametrize("name", ["quickstart", "standard"])
+@pytest.mark.parametrize("name", ["quickstart", "slowdown", "standard"])
 def test_shipped_suites_are_right(any_weights, name):
     assert name in list_suites()
     suite = load_suite(name)
