@@ -12,6 +12,7 @@ from robustdyn.cli import COMMANDS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REGISTER = (DOCS / "register.md").read_text()
+ATTACKS = (DOCS / "attacks.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,24 @@ def test_it_names_every_check_and_only_commands_that_exist(tutorial):
     assert {f.check for f in tutorial["findings"]} <= named
     for line in re.findall(r"^robustdyn (\w+)", REGISTER, re.MULTILINE):
         assert line in COMMANDS
+
+
+def test_the_code_about_attacks_runs():
+    names: dict = {"__name__": "attacks_md"}
+    for block in re.findall(r"```python\n(.*?)```", ATTACKS, re.DOTALL):
+        exec(compile(block, "attacks.md", "exec"), names)
+    assert names["slow"].shape == names["images"].shape
+    assert set(names["rows"]["source"]) == {"sdn_resnet", "dynconv"}
+
+
+@pytest.mark.parametrize("word", sorted(set(re.findall(r"`([a-z_]+)`", ATTACKS))))
+def test_what_it_names_about_attacks_exists(word):
+    known = {attack.name for attack in rd.attacks.list_attacks()} | set(rd.attacks.OBJECTIVES)
+    figures = {figure.name for figure in rd.reports.list_figures()}
+    assert word in known | figures | {"eot"}
+
+
+def test_every_attack_and_objective_is_named():
+    words = set(re.findall(r"[a-z_]+", ATTACKS))
+    assert {attack.name for attack in rd.attacks.list_attacks()} <= words
+    assert set(rd.attacks.OBJECTIVES) <= words
