@@ -68,7 +68,8 @@ Arguments:
     estimator (str): the gradient estimator of the gates.
     mask (Tensor): bool, which values may change; all by default.
     seed (int): of the attack's random choices; with a sample's place in the batch it decides them.
-    The others are the attack's own, see robustdyn.attacks.
+    The others are the attack's own, see robustdyn.attacks. All are attributes afterwards, and may
+        be set there; one that torchattacks has a use for, such as forward, ends in "_".
 
 Raises:
     UserError: if an argument is unknown or out of range, or the images are out of bounds.
@@ -92,7 +93,7 @@ def _base() -> type:
             super().__init__(type(self).__name__, model)
             self.eps = eps
             for key, value in (_OPTIONS | attack.params | options).items():
-                setattr(self, key, value)
+                setattr(self, _attribute(key), value)
             self._threat()
             if targeted_objective(attack, self.objective) is not None:
                 self.supported_mode = ["default", "targeted"]
@@ -120,7 +121,7 @@ def _base() -> type:
                     threat=self._threat(),
                     objective=objective,
                     seeds=sample_seeds(self.seed, range(len(x))),
-                    **{key: getattr(self, key) for key in attack.params},
+                    **{key: getattr(self, _attribute(key)) for key in attack.params},
                 )
 
         def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -164,6 +165,11 @@ def _base() -> type:
             super()._set_mode_targeted(mode, quiet)
 
     return Bridge
+
+
+def _attribute(key: str) -> str:
+    """Return the attribute of a parameter: its name, and "_" where torchattacks uses that name."""
+    return f"{key}_" if hasattr(load_library("torchattacks").attack.Attack, key) else key
 
 
 def _seen_by(bridge: Any) -> nn.Module:

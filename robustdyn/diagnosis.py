@@ -14,14 +14,19 @@ from robustdyn.trace import trace
 SAME_LOGITS = 1e-4  # of normalised logits in two passes, as AutoAttack's check of random models
 
 
-def diagnose(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, list[bool | None]]:
+def diagnose(
+    model: nn.Module, x: Tensor, y: Tensor, *, seen: Tensor, macs: Tensor
+) -> dict[str, list[bool | None]]:
     """Return the columns gate_gradient, loss_gradient and repeatable of clean inputs, each (B,).
 
     gate_gradient: whether the expected MACs have a gradient in the input; None where the model has
     no gates. loss_gradient: whether the cross-entropy has one. repeatable: whether a second pass
     gave the same answer, MACs and logits.
+
+    Args:
+        seen: (B, K) the logits of an earlier pass over x.
+        macs: (B,) the MACs of that pass.
     """
-    first, macs = _forward(model, x)
     again, macs_again = _forward(model, x)
     with torch.enable_grad(), estimator("straight_through"), trace() as passed:
         leaf = x.detach().requires_grad_()
@@ -32,7 +37,7 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, list[bool | No
     return {
         "gate_gradient": _has_gradient(share, leaf) if passed.decisions else gates,
         "loss_gradient": _has_gradient(loss, leaf),
-        "repeatable": (_same(first, again) & (macs == macs_again)).tolist(),
+        "repeatable": (_same(seen, again) & (macs == macs_again)).tolist(),
     }
 
 

@@ -98,7 +98,7 @@ def evaluate(
         for positions in groups:
             batch = _Batch.of(data, positions, seed)
             clean = _measure(model, batch.x)
-            doubts = diagnose(model, batch.x, batch.y)
+            doubts = diagnose(model, batch.x, batch.y, seen=clean.logits, macs=clean.macs)
             with (
                 use_estimator(estimator) if estimator else nullcontext(),
                 recording() as curves,
@@ -187,6 +187,7 @@ class _Batch:
 class _Measured:
     """What the hard model did with a batch."""
 
+    logits: Tensor  # (B, K)
     pred: Tensor  # (B,)
     macs: Tensor  # (B,)
     expected_macs: Tensor  # (B,)
@@ -205,6 +206,7 @@ def _measure(model: nn.Module, x: Tensor) -> _Measured:
     taken = [exit.taken for exit in passed.exits]
     masks = [d.kept.float() for d in passed.decisions.values() if d.kind == "position"]
     return _Measured(
+        logits=logits,
         pred=logits.argmax(1),
         macs=passed.macs(),
         expected_macs=passed.expected_macs(),

@@ -24,7 +24,9 @@ ACCURACY_OBJECTIVES = (
     "targeted_dlr",
     "wrong",
 )
-COMPUTE_ATTACKS = ("autoslow",)  # attacks on compute that take no objective
+COMPUTE_ATTACKS = (  # attacks on compute that take no objective
+    *("autoslow", "deepsloth", "ereba", "gradauto", "gradmdm", "ilfo", "slowformer", "sponge"),
+)
 
 
 def aim_of(attack: str, objective: str) -> Aim:
