@@ -79,7 +79,8 @@ def test_the_code_about_attacks_runs():
 def test_what_it_names_about_attacks_exists(word):
     known = {attack.name for attack in rd.attacks.list_attacks()} | set(rd.attacks.OBJECTIVES)
     figures = {figure.name for figure in rd.reports.list_figures()}
-    assert word in known | figures | {"eot"}
+    models = {spec.name for spec in rd.list_models()}
+    assert word in known | figures | models | {"eot"}
 
 
 def test_every_attack_and_objective_is_named():
