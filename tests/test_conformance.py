@@ -68,6 +68,7 @@ def test_foreign_models_are_wrong_only_where_they_are(name, fresh, monkeypatch):
     findings = check_model(name)
     untrained = only(findings, "weights", "warning")
     assert "each build draws others" in untrained.what
+    assert not is_wrong(findings)
     wrong = {f.check for f in findings if f.level in ("warning", "error")}
     noisy = {"decisions"} if name == "noisy_gates" else set()
     assert wrong == {"weights"} | noisy, findings
@@ -231,7 +232,7 @@ def test_a_gate_with_a_gradient_passes(checked):
 
 def test_an_unbound_gate_is_named(checked):
     findings = checked(lambda: Gate(lambda score: score, bound=False))
-    assert "'gate'" in only(findings, "regions", "warning").what
+    assert "'gate'" in only(findings, "regions", "error").what
 
 
 def test_a_saturated_gate_is_told(checked):
@@ -242,12 +243,12 @@ def test_a_saturated_gate_is_told(checked):
 def test_a_collapsed_gate_is_told(checked):
     findings = checked(lambda: Gate(lambda score: score + 1e3))
     assert "always on" in only(findings, "decisions", "warning").what
-    assert "Every input costs the same" in only(findings, "static", "warning").what
+    assert "Every input costs the same" in only(findings, "static", "error").what
 
 
 def test_probabilities_as_margins_are_told(checked):
     findings = checked(lambda: Gate(torch.sigmoid))
-    told = [f.what for f in findings if f.check == "decisions" and f.level == "warning"]
+    told = [f.what for f in findings if f.check == "decisions" and f.level == "error"]
     assert any("look like probabilities" in what for what in told)
 
 
@@ -271,7 +272,7 @@ def test_a_margin_that_is_not_what_was_executed(checked):
         foreign.MaskTuple(), read=read, regions={"blocks.1": "block1"}, min_batch=2
     )
     findings = checked(build)
-    told = [f.what for f in findings if f.check == "decisions" and f.level == "warning"]
+    told = [f.what for f in findings if f.check == "decisions" and f.level == "error"]
     assert any("executed" in what for what in told)
 
 

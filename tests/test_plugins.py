@@ -276,9 +276,19 @@ def test_what_users_get_wrong(home, tmp_path):
 def test_untrained_models_are_registered_with_a_warning(home, tmp_path):
     source = write(tmp_path / "tiny.py", TINY.format(name="tiny"))
     code, out, err = shell("register", source)
-    assert code == 1
+    assert code == 0
     assert "each build draws others" in out
     assert "Look at the findings about tiny" in err
+    assert [e.models for e in plugins.registrations()] == [("tiny",)]
+
+
+def test_wrong_models_are_registered_and_give_exit_code_1(home, tmp_path):
+    source = write(
+        tmp_path / "tiny.py", TINY.format(name="tiny").replace(", static_compute=True", "")
+    )
+    code, out, _ = shell("register", source)
+    assert code == 1
+    assert "No decision was found" in out
     assert [e.models for e in plugins.registrations()] == [("tiny",)]
 
 

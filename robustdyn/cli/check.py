@@ -20,7 +20,7 @@ MARKS = {"ok": "ok", "note": "note", "warning": "WARNING", "error": "ERROR"}
 def command(name: str, dataset: str | None, as_json: bool) -> int:
     """Check the model NAME: logits, randomness, batches, gates, regions, MACs, gradients, weights.
 
-    Exit code 0 when nothing is wrong, 1 if there is a warning or an error.
+    Exit code 0 when nothing is wrong, 1 if there is an error; warnings are for you to judge.
 
     \b
     robustdyn check skipnet

@@ -8,6 +8,8 @@ from robustdyn.cli.check import described
 from robustdyn.cli.output import columns, note, print_json
 from robustdyn.errors import UserError, suggest
 
+DOUBTS = ("warning", "error")
+
 if TYPE_CHECKING:
     from robustdyn.plugins import Plugin
 
@@ -21,7 +23,7 @@ def command(source: str | None, remove: bool, no_check: bool, as_json: bool) -> 
     """Run FILE_OR_MODULE, check the models that it registers, and remember it.
 
     From then on, list, show, check, run and report know its models. Its code runs whenever models
-    are listed. Without an argument, print what is registered. Exit code 1 if a model has findings.
+    are listed. Without an argument, print what is registered. Exit code 1: the check found errors.
 
     \b
     robustdyn register my_models.py
@@ -55,6 +57,7 @@ def _register(text: str, no_check: bool, as_json: bool) -> int:
     findings = {} if no_check else {name: check_model(name) for name in plugin.models}
     plugins.remember(source, plugin.models)
     wrong = [name for name, found in findings.items() if is_wrong(found)]
+    doubtful = [n for n, found in findings.items() if any(f.level in DOUBTS for f in found)]
     if as_json:
         answer: dict[str, Any] = {"source": source, "models": list(plugin.models)}
         answer["findings"] = {n: [f._asdict() for f in found] for n, found in findings.items()}
@@ -63,8 +66,8 @@ def _register(text: str, no_check: bool, as_json: bool) -> int:
         for name, found in findings.items():
             click.echo(f"{name}\n{described(found)}\n")
         click.echo(f"Registered {', '.join(plugin.models)} from {source}")
-    if wrong:
-        note(f"Look at the findings about {', '.join(wrong)} before you trust a number.")
+    if doubtful:
+        note(f"Look at the findings about {', '.join(doubtful)} before you trust a number.")
     return 1 if wrong else 0
 
 

@@ -48,7 +48,7 @@ def bounds(subject: Subject) -> list[Finding]:
         found.append(
             Finding(
                 "static",
-                "warning",
+                "error",
                 f"Every input costs the same, {high:,.0f} MACs, though it is not declared static.",
                 "There is nothing to attack: amplification is 1 whatever the attack does.",
                 "If its compute is constant by design (top-k), register it with "
@@ -68,7 +68,7 @@ def guarded(subject: Subject) -> list[Finding]:
         return [
             Finding(
                 "regions",
-                "warning",
+                "error",
                 f"No MACs depend on {named(free)}.",
                 "Whatever the gate guards counts in full, so its saving is not seen.",
                 "Run the guarded work in region(gate.share()), or name its module in adapt()'s "

@@ -16,7 +16,8 @@ class Finding(NamedTuple):
 
     Attributes:
         check: which check it comes from.
-        level: "ok"; "note", worth knowing; "warning", a number may mislead; "error", it does.
+        level: "ok"; "note", worth knowing; "warning", a number may mislead, judge for yourself;
+            "error", it does.
         what: what was seen.
         why: why it matters.
         remedy: what to do, "" if nothing.
@@ -47,8 +48,8 @@ class Subject:
 
 
 def is_wrong(findings: Iterable[Finding]) -> bool:
-    """Return True if a warning or an error is among the findings."""
-    return any(finding.level in ("warning", "error") for finding in findings)
+    """Return True if an error is among the findings."""
+    return any(finding.level == "error" for finding in findings)
 
 
 def named(names: Iterable[str], most: int = 6) -> str:

@@ -33,7 +33,8 @@ def decisions(subject: Subject) -> list[Finding]:
     found = [Finding("decisions", "ok", _listed(gates))]
     found += _malformed(gates, len(subject.x))
     if len(found) == 1:
-        found += [*_disagreeing(gates), *_probabilities(gates), *_constant(gates)]
+        found += _disagreeing(gates, random=subject.spec.randomised)
+        found += [*_probabilities(gates), *_constant(gates)]
     return found
 
 
@@ -75,14 +76,14 @@ def _malformed(gates: list[Decision], count: int) -> list[Finding]:
     return found
 
 
-def _disagreeing(gates: list[Decision]) -> list[Finding]:
+def _disagreeing(gates: list[Decision], *, random: bool) -> list[Finding]:
     names = [g.name for g in gates if ((g.margin > 0) != g.kept).double().mean() > 1e-3]
     if not names:
         return []
     return [
         Finding(
             "decisions",
-            "warning",
+            "warning" if random else "error",
             f"What {named(names)} executed is not where the margin is above 0.",
             "An attack on the margin pushes towards another decision than the one executed.",
             "Give the score minus its threshold as margin; noise and top-k shift it per sample.",
@@ -101,7 +102,7 @@ def _probabilities(gates: list[Decision]) -> list[Finding]:
     return [
         Finding(
             "decisions",
-            "warning",
+            "error",
             f"All margins of {named(names)} lie between 0 and 1: they look like probabilities.",
             "A margin is positive where the gate runs, so such a gate always does.",
             "Give adapters.log_odds(probability).",
