@@ -8,10 +8,10 @@ from robustdyn.cli.check import described
 from robustdyn.cli.output import columns, note, print_json
 from robustdyn.errors import UserError, suggest
 
-DOUBTS = ("warning", "error")
-
 if TYPE_CHECKING:
     from robustdyn.plugins import Plugin
+
+DOUBTS = ("warning", "error")
 
 
 @click.command("register", short_help="Register models from a file or a module of your own.")
