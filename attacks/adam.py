@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustdyn.attacks.ascent import State, Step
-from robustdyn.errors import UserError
+from robustdyn.attacks.parameters import check_not_negative, check_number, check_whole
 from robustdyn.threat import Threat
 
 _DECAY, _SQUARED_DECAY = 0.9, 0.999
@@ -41,10 +41,6 @@ def check_adam(*, steps: int, rate: float, pull: float, weight: float = 1.0) -> 
     Raises:
         UserError: if one is out of range.
     """
-    if isinstance(steps, bool) or not (isinstance(steps, int) and steps >= 1):
-        raise UserError(f"steps is {steps!r}.", "Give a whole number of steps, 1 or more.")
-    for name, value in (("rate", rate), ("weight", weight)):
-        if not (isinstance(value, int | float) and value > 0):
-            raise UserError(f"{name} is {value!r}.", "Give a positive number.")
-    if not (isinstance(pull, int | float) and pull >= 0):
-        raise UserError(f"pull is {pull!r}.", "Give a number of at least 0; 0 is no pull.")
+    check_whole(steps=steps)
+    check_number(rate=rate, weight=weight)
+    check_not_negative(pull=pull, zero="no pull")

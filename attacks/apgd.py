@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.ascent import KAPPA, Method, State, Step, ascend, check_run
+from robustdyn.attacks.ascent import KAPPA, Method, State, Step, ascend
 from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_run
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import over_values
 from robustdyn.threat import Threat

@@ -12,7 +12,6 @@ from robustdyn.attacks.curves import new_curve
 from robustdyn.attacks.look import Look, judge, look
 from robustdyn.attacks.objectives import Objective
 from robustdyn.attacks.rows import MIN_ROWS, at_least
-from robustdyn.errors import UserError
 from robustdyn.gates import estimator
 from robustdyn.threat import Threat
 
@@ -176,29 +175,3 @@ class _Running:
         self.limits = threat.at(self.rows, x)
         self.state = tuple(part[left] for part in self.state)
         return True
-
-
-def check_run(*, steps: int, restarts: int, random_start: bool, eot: int = 1) -> None:
-    """Check the parameters that gradient attacks share.
-
-    Raises:
-        UserError: if one is out of range.
-    """
-    for name, value in (("steps", steps), ("restarts", restarts), ("eot", eot)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
-    if restarts > 1 and not random_start:
-        raise UserError(
-            "Several restarts without a random start all do the same.",
-            "Set restarts = 1 or random_start = true.",
-        )
-
-
-def check_step_size(step_size: float | None) -> None:
-    """Check a step size; None is the attack's default.
-
-    Raises:
-        UserError: if it is no positive number.
-    """
-    if step_size is not None and not (isinstance(step_size, int | float) and step_size > 0):
-        raise UserError(f"step_size is {step_size!r}.", "Give a positive number, or leave it out.")

@@ -6,23 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.cascade import Stage, ascent, cascade, check_budget
+from robustdyn.attacks.cascade import Stage, ascent, cascade, check_budget, outputs
 from robustdyn.attacks.cascade import queries as queried
 from robustdyn.attacks.foreign import foreign_attack
 from robustdyn.attacks.objectives import get_objective
+from robustdyn.attacks.parameters import check_flag
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
-from robustdyn.errors import UserError
+from robustdyn.attacks.rows import over_values
 from robustdyn.threat import Threat
-from robustdyn.trace import trace
 
 MOST_TARGETS = 9
 
 
 def _check_values(*, steps: int, queries: int, cross_check: bool) -> None:
     check_budget(steps=steps, queries=queries)
-    if not isinstance(cross_check, bool):
-        raise UserError(f"cross_check is {cross_check!r}.", "Write true or false.")
+    check_flag(cross_check=cross_check)
 
 
 @register_attack(objectives=("wrong",), check_values=_check_values, batch_coupled=True)
@@ -64,9 +62,9 @@ def autoattack(
         cross_check: whether stage 1 runs.
     """
     goal = get_objective("wrong")
-    classes, exits = _anatomy(model, x)
+    classes, exits = outputs(model, x)
     theirs = []
-    if cross_check and x.dim() == 4 and classes > 3 and threat in _plain(threat.eps):
+    if cross_check and x.dim() == 4 and classes > 3 and _is_plain(threat):
         theirs = [_theirs(model, x, y, threat, seeds, classes)]
     stages = _stages(steps, queries, classes=classes, exits=exits)
     goals: dict[str, Any] = {
@@ -78,9 +76,9 @@ def autoattack(
     return cascade(stages, model, x, y, **goals).x
 
 
-def _plain(eps: float) -> tuple[Threat, ...]:
-    """The threats that torchattacks' AutoAttack knows."""
-    return (Threat("linf", eps), Threat("l2", eps)) if eps > 0 else ()
+def _is_plain(threat: Threat) -> bool:
+    """Whether torchattacks' AutoAttack knows the threat."""
+    return threat.eps > 0 and threat in (Threat("linf", threat.eps), Threat("l2", threat.eps))
 
 
 def _stages(steps: int, count: int, *, classes: int, exits: bool) -> list[Stage]:
@@ -106,11 +104,3 @@ def _theirs(
     params = {"n_classes": classes, "seed": seeds[0] % 2**31}
     x_adv = run(model, x, y, threat=threat, objective=None, seeds=seeds, **params)
     return torch.where(over_values(threat.is_met(x_adv, x), x), x_adv, x)
-
-
-@torch.no_grad()
-def _anatomy(model: nn.Module, x: Tensor) -> tuple[int, bool]:
-    """How many classes the model has, and whether it has exits."""
-    with trace() as passed:
-        logits = model(x[at_least(torch.arange(1, device=x.device), MIN_ROWS)])
-    return logits.shape[1], bool(passed.exits)

@@ -3,18 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.cascade import Stage, ascent, cascade, check_budget
+from robustdyn.attacks.cascade import Stage, ascent, cascade, check_budget, outputs
 from robustdyn.attacks.cascade import queries as queried
 from robustdyn.attacks.goals import slow, slow_and_right, slow_and_wrong
 from robustdyn.attacks.objectives import Objective
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.errors import UserError
 from robustdyn.threat import Threat
-from robustdyn.trace import trace
 
 _GOALS = {"slow": slow, "slow_and_right": slow_and_right, "slow_and_wrong": slow_and_wrong}
 
@@ -58,7 +55,7 @@ def autoslow(
             f"autoslow has no goal '{objective}'.", f"Choose one of: {', '.join(_GOALS)}."
         )
     goal = _GOALS[objective]
-    stages = _stages(goal, steps, queries, exits=_has_exits(model, x))
+    stages = _stages(goal, steps, queries, exits=outputs(model, x).exits)
     goals: dict[str, Any] = {"threat": threat, "objective": goal("compute"), "seeds": seeds}
     return cascade(stages, model, x, y, **goals).x
 
@@ -76,10 +73,3 @@ def _stages(
         stages.append(ascent(goal("uniform_exits"), steps=steps, fine=False))
     stages.append(ascent(goal("non_conflicting"), steps=steps, fine=True))
     return [*stages, queried(goal("compute"), count=count)]
-
-
-@torch.no_grad()
-def _has_exits(model: nn.Module, x: Tensor) -> bool:
-    with trace() as passed:
-        model(x[at_least(torch.arange(1, device=x.device), MIN_ROWS)])
-    return bool(passed.exits)

@@ -11,9 +11,9 @@ from robustdyn.attacks.ball import surface
 from robustdyn.attacks.draws import uniform
 from robustdyn.attacks.look import judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_whole
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import over_values
-from robustdyn.errors import UserError
 from robustdyn.threat import Threat, distance
 
 _STARTS = 20  # queries at most to find any input that reaches the goal
@@ -22,17 +22,11 @@ _GROW, _SHRINK = 1.5, 0.9  # of a step after a success and a failure: one succes
 _DRAWS = 6 << 32
 
 
-def check_queries(*, queries: int) -> None:
-    """Check a number of queries.
-
-    Raises:
-        UserError: if it is none.
-    """
-    if isinstance(queries, bool) or not (isinstance(queries, int) and queries >= 1):
-        raise UserError(f"queries is {queries!r}.", "Give a whole number of queries, 1 or more.")
+def _check_values(*, queries: int) -> None:
+    check_whole(queries=queries)
 
 
-@register_attack(objectives=("cross_entropy", "*"), check_values=check_queries)
+@register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)
 def boundary(
     model: nn.Module,
     x: Tensor,
@@ -104,7 +98,7 @@ def _shrunk(at: Tensor, x: Tensor, widest: Threat, radius: Tensor) -> Tensor:
     return widest.project(x + over_values(part, x) * change, x)
 
 
-@register_attack(objectives=("cross_entropy", "*"), check_values=check_queries)
+@register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)
 def comparison(
     model: nn.Module,
     x: Tensor,

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from robustdyn.attacks.objectives import TOLERANCE
 from robustdyn.errors import UserError
 from robustdyn.trace import trace
 
 SCALE = 10.0
-TOLERANCE = 1e-9  # of a part of the maximum, as in robustdyn.attacks.goals
 
 
 class BudgetView(nn.Module):

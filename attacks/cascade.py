@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from robustdyn.attacks.apgd import auto_step
 from robustdyn.attacks.ascent import Found, aimed, ascend
 from robustdyn.attacks.look import judge_all
 from robustdyn.attacks.objectives import Objective
+from robustdyn.attacks.parameters import check_whole
+from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.attacks.square import random_search
-from robustdyn.errors import UserError
 from robustdyn.gates import estimator
 from robustdyn.threat import Threat
+from robustdyn.trace import trace
 
 FINE_STEP = 0.5  # in eps, the first step of a run that refines what was found
 
@@ -129,6 +133,20 @@ def check_budget(*, steps: int, queries: int) -> None:
     Raises:
         UserError: if it is out of range.
     """
-    for name, value, least in (("steps", steps, 1), ("queries", queries, 2)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= least):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number, {least} or more.")
+    check_whole(steps=steps)
+    check_whole(queries=queries, least=2)
+
+
+class Outputs(NamedTuple):
+    """What an ensemble must know of a model to choose its stages."""
+
+    classes: int
+    exits: bool
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: Tensor) -> Outputs:
+    """Return how many classes a model has, and whether it has exits, from inputs (B, ...)."""
+    with trace() as passed:
+        logits = model(x[at_least(torch.arange(1, device=x.device), MIN_ROWS)])
+    return Outputs(logits.shape[1], bool(passed.exits))

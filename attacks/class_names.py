@@ -1,11 +1,13 @@
 """Our attacks as classes of another library: their class names, and what is left of an attack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from inspect import Parameter, Signature
 from typing import Any
 
 from robustdyn.attacks.objectives import Objective, get_objective
-from robustdyn.attacks.registry import Attack, list_attacks
+from robustdyn.attacks.registry import Attack, get, list_attacks
 from robustdyn.errors import UserError, suggest
 
 _SPELLINGS = {
@@ -35,6 +37,39 @@ def class_name(name: str) -> str:
 def class_names() -> dict[str, str]:
     """Return the registered name of every attack by the name of its class."""
     return {class_name(attack.name): attack.name for attack in list_attacks()}
+
+
+def bridge_class(
+    name: str,
+    registered: str,
+    *,
+    base: type,
+    module: str,
+    documentation: str,
+    options: dict[str, Any],
+    first: Sequence[Parameter] = (),
+) -> type:
+    """Return the class `name` of the attack `registered`, with a real signature.
+
+    Args:
+        base: what all of our attacks share in that library.
+        module: where the class is to be found.
+        documentation: a text with {summary} and {registered}.
+        options: keyword parameters with their defaults, before the attack's own.
+        first: parameters before these.
+    """
+    attack = get(registered)
+    named = [
+        Parameter(key, Parameter.KEYWORD_ONLY, default=default)
+        for key, default in (options | attack.params).items()
+    ]
+    members = {
+        "registered": registered,
+        "__doc__": documentation.format(summary=attack.summary, registered=registered),
+        "__module__": module,
+        "__signature__": Signature([*first, *named]),
+    }
+    return type(name, (base,), members)
 
 
 def class_lookup(
@@ -72,10 +107,7 @@ def targeted_objective(attack: Attack, objective: Any) -> Objective | None:
     target = _TARGETED.get(name) if isinstance(name, str) else None
     if target is None or target not in attack.objectives:
         return None
-    base = get_objective(target)
-    return Objective(
-        target, base.value, base.score, base.reached, traced=base.traced, targeted=True
-    )
+    return replace(get_objective(target), aim=None)
 
 
 def check_options(attack: Attack, objective: Any, params: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustdyn.attacks.objectives import Objective, Value, register_objective
+from robustdyn.attacks.objectives import TOLERANCE, Objective, Value, register_objective
+from robustdyn.attacks.rows import over_values
 from robustdyn.decision import Share
 from robustdyn.trace import Trace
 
@@ -125,7 +126,7 @@ def without_conflict(direction: Tensor, held: Tensor) -> Tensor:
     """Return `direction` (B, ...) minus what of it goes against `held` (B, ...)."""
     along = (direction * held).flatten(1).sum(1)
     length = held.flatten(1).square().sum(1).clamp(min=torch.finfo(held.dtype).tiny)
-    conflict = (along.clamp(max=0) / length).reshape(-1, *[1] * (held.dim() - 1))
+    conflict = over_values(along.clamp(max=0) / length, held)
     return direction - conflict * held
 
 
@@ -148,7 +149,7 @@ def exact_macs(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
 
 def at_maximum(score: Tensor, trace: Trace) -> Tensor:
     """Return where the MACs are at the reachable maximum, (B,) bool."""
-    return score >= trace.max_macs() * (1 - 1e-9)
+    return score >= trace.max_macs() * (1 - TOLERANCE)
 
 
 def by_macs(name: str, value: Value) -> Objective:

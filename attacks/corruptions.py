@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from robustdyn.attacks.draws import normal
 from robustdyn.attacks.layout import Layout
 from robustdyn.attacks.registry import register_attack
+from robustdyn.attacks.rows import over_values
 from robustdyn.errors import UserError, suggest
 from robustdyn.threat import Threat
 
@@ -52,7 +53,7 @@ def brightness(x: Tensor, amount: float, seeds: Sequence[int]) -> Tensor:
 
 def contrast(x: Tensor, amount: float, seeds: Sequence[int]) -> Tensor:
     """Return x with its distance to each sample's mean scaled by `amount`."""
-    mean = x.flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1))
+    mean = over_values(x.flatten(1).mean(1), x)
     return mean + amount * (x - mean)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdyn.attacks.ascent import Method, State, Step, ascend, check_run, check_step_size
+from robustdyn.attacks.ascent import Method, State, Step, ascend
 from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.compute_objectives import by_macs
+from robustdyn.attacks.parameters import check_run, check_step_size
 from robustdyn.attacks.pgd import FixedStep
 from robustdyn.attacks.registry import register_attack
 from robustdyn.errors import UserError

@@ -12,18 +12,19 @@ from torch.nn import functional as F
 
 from robustdyn.attacks.ascent import ascend
 from robustdyn.attacks.ball import inside
-from robustdyn.attacks.boundary import check_queries
 from robustdyn.attacks.draws import normal, uniform
 from robustdyn.attacks.layout import Layout
 from robustdyn.attacks.look import judge_all
 from robustdyn.attacks.objectives import Objective, get_objective, never
+from robustdyn.attacks.parameters import check_whole
 from robustdyn.attacks.pgd import FixedStep
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import over_values
-from robustdyn.attacks.universal import calibration, check_plan, fingerprint, made_for
+from robustdyn.attacks.universal import calibration, check_plan, made_for
 from robustdyn.data import Dataset
 from robustdyn.threat import Threat
 from robustdyn.trace import Trace
+from robustdyn.weights import state_sha256
 
 WIDTHS = (16, 32, 32)
 EPOCHS, BATCH, RATE = 20, 32, 3e-3
@@ -60,7 +61,7 @@ _LEARNT: WeakKeyDictionary[nn.Module, dict[tuple, nn.Module]] = WeakKeyDictionar
 
 def _check_values(*, samples: int, steps: int, queries: int) -> None:
     check_plan(samples=samples, steps=steps)
-    check_queries(queries=queries)
+    check_whole(queries=queries)
 
 
 @register_attack(check_values=_check_values, needs="a calibration split")
@@ -115,7 +116,7 @@ def ereba(
 def _surrogate(model: nn.Module, x: Tensor, threat: Threat, samples: int) -> nn.Module:
     info = made_for(model, x)
     ball = (threat.norm, threat.eps, threat.bounds)
-    key = (ball, samples, x.dtype, x.device, fingerprint(model.state_dict().values()))
+    key = (ball, samples, x.dtype, x.device, state_sha256(model.state_dict()))
     known = _LEARNT.setdefault(model, {})
     if key not in known:
         known[key] = _train(model, x, replace(threat, mask=None), calibration(info, samples))

@@ -8,13 +8,14 @@ does not import foolbox.
 from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
-from inspect import Parameter, Signature, getclosurevars
+from inspect import getclosurevars
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from robustdyn.attacks.class_names import (
+    bridge_class,
     check_options,
     class_lookup,
     class_names,
@@ -22,29 +23,21 @@ from robustdyn.attacks.class_names import (
 )
 from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.foreign import load_library
+from robustdyn.attacks.objectives import TOLERANCE
 from robustdyn.attacks.registry import Attack, get
+from robustdyn.attacks.rows import over_values
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator as use_estimator
 from robustdyn.threat import Threat
 from robustdyn.trace import trace
 
 _OPTIONS: dict[str, Any] = {"norm": "linf", "objective": None, "estimator": None, "seed": 0}
-_TOLERANCE = 1e-9  # of a part of the maximum, as in robustdyn.attacks.goals
 
 
 def _make(name: str, registered: str) -> type:
     """Return the class `name` of the attack `registered`."""
-    attack = get(registered)
-    options = _OPTIONS | attack.params
-    members = {
-        "registered": registered,
-        "__doc__": _DOCUMENTATION.format(summary=attack.summary, registered=registered),
-        "__module__": __name__,
-        "__signature__": Signature(
-            [Parameter(key, Parameter.KEYWORD_ONLY, default=options[key]) for key in options]
-        ),
-    }
-    return type(name, (_base(),), members)
+    texts = {"module": __name__, "documentation": _DOCUMENTATION}
+    return bridge_class(name, registered, base=_base(), options=_OPTIONS, **texts)
 
 
 _DOCUMENTATION = """{summary}
@@ -125,7 +118,7 @@ def _base() -> type:
                         seeds=sample_seeds(seed, range(len(x))),
                         **self.options,
                     )
-                kept = done.reshape(-1, *[1] * (x.dim() - 1))
+                kept = over_values(done, x)
                 best = torch.where(kept, best, x_adv)
                 if self.times > 1:
                     clipped = self.distance.clip_perturbation(
@@ -212,7 +205,7 @@ def _cost_at_least() -> Any:
             x, restore = eagerpy.astensor_(perturbed)
             with torch.no_grad(), use_estimator("straight_through"), trace() as passed:
                 self.model(x.raw)
-            enough = passed.macs() >= self.part * passed.max_macs() * (1 - _TOLERANCE)
+            enough = passed.macs() >= self.part * passed.max_macs() * (1 - TOLERANCE)
             return restore(eagerpy.astensor(enough))
 
     CostAtLeast.__module__, CostAtLeast.__qualname__ = __name__, "CostAtLeast"

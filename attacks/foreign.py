@@ -68,8 +68,9 @@ def foreign_attack(library: str, method: str) -> tuple[Callable[..., Tensor], di
             classes = 2
         if "seed" in defaults and defaults["seed"] is None:  # the library would ask the clock
             params = {"seed": seeds[0] % 2**31} | params
+        made_with = _made_with(library, kind, threat, classes, params)
         with _seeded(seeds[0]):
-            return call(kind, model, x, y, threat, classes, params)
+            return call(kind, model, x, y, threat, made_with)
 
     return run, defaults
 
@@ -144,40 +145,33 @@ def _namespace(library: str) -> dict[str, type]:
 
 
 def _torchattacks(
-    kind: type,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    classes: int,
-    params: dict[str, Any],
+    kind: type, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, made_with: dict[str, Any]
 ) -> Tensor:
-    accepted = inspect.signature(kind).parameters
-    given = {
-        "eps": threat.eps,
-        "max_epsilon": threat.eps,
-        "norm": _TORCHATTACKS_NORMS[threat.norm],
-        "n_classes": classes,
-    }
-    return kind(model, **({k: v for k, v in given.items() if k in accepted} | params))(x, y)
+    return kind(model, **made_with)(x, y)
 
 
 def _foolbox(
-    kind: type,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    classes: int,
-    params: dict[str, Any],
+    kind: type, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, made_with: dict[str, Any]
 ) -> Tensor:
     foolbox = load_library("foolbox")
-    accepted = inspect.signature(kind).parameters
-    given = {"distance": getattr(foolbox.distances, threat.norm), "constraint": threat.norm}
-    attack = kind(**({k: v for k, v in given.items() if k in accepted} | params))
     seen = foolbox.PyTorchModel(model, bounds=threat.bounds, device=x.device)
-    _, clipped, _ = attack(seen, x, foolbox.criteria.Misclassification(y), epsilons=threat.eps)
+    goal = foolbox.criteria.Misclassification(y)
+    _, clipped, _ = kind(**made_with)(seen, x, goal, epsilons=threat.eps)
     return clipped
+
+
+def _made_with(
+    library: str, kind: type, threat: Threat, classes: int, params: dict[str, Any]
+) -> dict[str, Any]:
+    """What an attack's constructor gets: threat and classes as far as it takes them, and params."""
+    if library == "torchattacks":
+        norm = _TORCHATTACKS_NORMS[threat.norm]
+        given = {"eps": threat.eps, "max_epsilon": threat.eps, "norm": norm, "n_classes": classes}
+    else:
+        distance = getattr(load_library("foolbox").distances, threat.norm)
+        given = {"distance": distance, "constraint": threat.norm}
+    accepted = inspect.signature(kind).parameters
+    return {key: value for key, value in given.items() if key in accepted} | params
 
 
 @contextmanager

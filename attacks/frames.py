@@ -11,6 +11,7 @@ from robustdyn.attacks.apgd import auto_step
 from robustdyn.attacks.ascent import aimed, ascend
 from robustdyn.attacks.look import look
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_whole
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.errors import UserError
@@ -18,9 +19,7 @@ from robustdyn.threat import Threat
 
 
 def _check_values(*, frames: int, steps: int) -> None:
-    for name, value in (("frames", frames), ("steps", steps)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
+    check_whole(frames=frames, steps=steps)
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values, needs="sequences")

@@ -24,6 +24,7 @@ from robustdyn.attacks.accuracy_objectives import dlr
 from robustdyn.attacks.compute_objectives import exact_macs
 from robustdyn.attacks.objectives import (
     FAMILIES,
+    TOLERANCE,
     Objective,
     Value,
     class_margin,
@@ -32,8 +33,6 @@ from robustdyn.attacks.objectives import (
 )
 from robustdyn.errors import UserError
 from robustdyn.trace import Trace
-
-TOLERANCE = 1e-9  # of a part of the maximum
 
 
 def slow(by: str = "margin_hinge") -> Objective:

@@ -6,8 +6,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from robustdyn import gates
-from robustdyn.attacks.ascent import ascend, check_run, check_step_size
+from robustdyn.attacks.ascent import ascend
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_number, check_run, check_step_size
 from robustdyn.attacks.pgd import FixedStep
 from robustdyn.attacks.registry import register_attack
 from robustdyn.errors import UserError
@@ -28,8 +29,7 @@ def _check_values(
 ) -> None:
     check_run(steps=steps, restarts=1, random_start=random_start)
     check_step_size(step_size)
-    if not (isinstance(slope, int | float) and slope > 0):
-        raise UserError(f"slope is {slope!r}.", "Give a positive number.")
+    check_number(slope=slope)
     if forward not in _FORWARD:
         raise UserError(f"forward is {forward!r}.", "Choose 'soft' or 'hard'.")
 

@@ -7,7 +7,7 @@ on hardware that skips it. So these are judged by the exact load, routing margin
 import torch
 from torch import Tensor
 
-from robustdyn.attacks.objectives import Objective, never, register_objective
+from robustdyn.attacks.objectives import TOLERANCE, Objective, never, register_objective
 from robustdyn.trace import Trace
 
 TAU = 0.1  # temperature of the smooth maximum over experts
@@ -92,7 +92,7 @@ def _density(logits: Tensor, trace: Trace, count) -> Tensor:
 
 
 def _full(score: Tensor, trace: Trace) -> Tensor:
-    return score >= 1 - 1e-9
+    return score >= 1 - TOLERANCE
 
 
 register_objective(Objective("expert_load", expert_load, exact_load, _full, traced=True))

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.ascent import State, Step, ascend, check_run, check_step_size
+from robustdyn.attacks.ascent import State, Step, ascend
 from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_not_negative, check_run, check_step_size
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import over_values
-from robustdyn.errors import UserError
 from robustdyn.threat import Threat
 
 
@@ -38,8 +38,7 @@ def _check_values(
 ) -> None:
     check_run(steps=steps, restarts=restarts, random_start=random_start)
     check_step_size(step_size)
-    if not (isinstance(decay, int | float) and decay >= 0):
-        raise UserError(f"decay is {decay!r}.", "Give a number of at least 0; 0 is PGD.")
+    check_not_negative(decay=decay, zero="PGD")
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)

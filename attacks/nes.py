@@ -10,9 +10,9 @@ from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.draws import normal
 from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_number, check_whole
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least
-from robustdyn.errors import UserError
+from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
 from robustdyn.threat import Threat
 
 _DRAWS = 5 << 32
@@ -20,12 +20,8 @@ _MOMENTUM = 0.9
 
 
 def _check_values(*, queries: int, pairs: int, spread: float, step: float) -> None:
-    for name, value in (("queries", queries), ("pairs", pairs)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
-    for name, length in (("spread", spread), ("step", step)):
-        if not (isinstance(length, int | float) and length > 0):
-            raise UserError(f"{name} is {length!r}.", "Give a positive number, in units of eps.")
+    check_whole(queries=queries, pairs=pairs)
+    check_number(spread=spread, step=step, hint=", in units of eps")
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)
@@ -86,7 +82,7 @@ def nes(
             probe = spread * threat.eps * way / _usual_length(origin, threat.norm)
             up, down = (ask(limits.project(centre + s * probe, origin), rows) for s in (1, -1))
             sign = (up > down).to(way) - (up < down).to(way)
-            estimate = estimate + sign.reshape(-1, *[1] * (way.dim() - 1)) * way
+            estimate = estimate + over_values(sign, way) * way
         momentum = _MOMENTUM * gathered[rows] + (1 - _MOMENTUM) * estimate
         gathered[rows] = momentum
         stride = step * threat.eps * steepest(momentum, threat.norm)

@@ -9,6 +9,7 @@ from torch import Tensor
 from robustdyn.errors import UserError, suggest
 from robustdyn.trace import Trace
 
+TOLERANCE = 1e-9  # of a part of the reachable maximum
 Value = Callable[[Tensor, Tensor, Trace], Tensor]  # (logits (B, K), y (B,), trace) -> (B,)
 
 

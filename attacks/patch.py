@@ -13,6 +13,7 @@ from robustdyn.attacks.draws import uniform
 from robustdyn.attacks.layout import Layout, corner_at, offsets, within
 from robustdyn.attacks.look import look
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_part, check_whole
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
 from robustdyn.errors import UserError
@@ -23,22 +24,10 @@ _DRAWS = 3 << 32  # streams of this attack's random numbers, apart from others'
 
 
 def _check_values(*, area: float, place: str, steps: int, draws: int) -> None:
-    check_area(area)
+    check_part(area=area)
     if place not in PLACES:
         raise UserError(f"place is {place!r}.", f"Choose one of: {', '.join(PLACES)}.")
-    for name, value in (("steps", steps), ("draws", draws)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", "Give a whole number, 1 or more.")
-
-
-def check_area(area: float) -> None:
-    """Check the area of a patch.
-
-    Raises:
-        UserError: if it is no part of an input.
-    """
-    if not (isinstance(area, int | float) and 0 < area <= 1):
-        raise UserError(f"area is {area!r}.", "Give a part of the input, above 0 and at most 1.")
+    check_whole(steps=steps, draws=draws)
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)

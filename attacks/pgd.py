@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from robustdyn.attacks.ascent import State, Step, ascend, check_run, check_step_size
+from robustdyn.attacks.ascent import State, Step, ascend
 from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_run, check_step_size
 from robustdyn.attacks.registry import register_attack
 from robustdyn.threat import Threat
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.patch import check_area
+from robustdyn.attacks.parameters import check_part
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.universal import Plan, apply, check_plan, crafted
 from robustdyn.threat import Threat
 
 
 def _check_values(*, area: float, samples: int, steps: int, step_size: float | None) -> None:
-    check_area(area)
+    check_part(area=area)
     check_plan(samples=samples, steps=steps, step_size=step_size)
 
 

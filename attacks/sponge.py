@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustdyn.attacks.ascent import ascend, check_run, check_step_size
+from robustdyn.attacks.ascent import ascend
 from robustdyn.attacks.load_objectives import activation_density
 from robustdyn.attacks.objectives import get_objective
+from robustdyn.attacks.parameters import check_run, check_step_size
 from robustdyn.attacks.pgd import FixedStep
 from robustdyn.attacks.registry import register_attack
 from robustdyn.errors import UserError

@@ -10,10 +10,10 @@ from robustdyn.attacks.draws import uniform
 from robustdyn.attacks.layout import Layout
 from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_part, check_whole
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import MIN_ROWS, at_least
 from robustdyn.attacks.windows import DRAWS, first_guess, linf_window, mass_window
-from robustdyn.errors import UserError
 from robustdyn.threat import Threat
 
 _STREAMS = 2 << 32  # streams of this attack's random numbers, apart from others'
@@ -21,10 +21,8 @@ _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # of the querie
 
 
 def _check_values(*, queries: int, part: float) -> None:
-    if isinstance(queries, bool) or not (isinstance(queries, int) and queries >= 2):
-        raise UserError(f"queries is {queries!r}.", "Give a whole number of queries, 2 or more.")
-    if not (isinstance(part, int | float) and 0 < part <= 1):
-        raise UserError(f"part is {part!r}.", "Give a part of the input, above 0 and at most 1.")
+    check_whole(queries=queries, least=2)
+    check_part(part=part)
 
 
 @register_attack(objectives=("cross_entropy", "*"), check_values=_check_values)

@@ -6,7 +6,8 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from robustdyn.attacks.boundary import check_queries, random_walk
+from robustdyn.attacks.boundary import random_walk
+from robustdyn.attacks.parameters import check_whole
 from robustdyn.attacks.registry import register_attack
 from robustdyn.errors import UserError
 from robustdyn.execution import execution
@@ -39,7 +40,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _check_values(*, queries: int, clock: Clock | None) -> None:
-    check_queries(queries=queries)
+    check_whole(queries=queries)
     if clock is not None and not callable(clock):
         raise UserError(
             f"clock is {clock!r}.", "Give a function (model, x) -> (B,), or leave it out."

@@ -7,12 +7,13 @@ Every registered attack is here under its usual spelling, made when it is first 
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
-from inspect import Parameter, Signature
+from inspect import Parameter
 from typing import Any
 
 from torch import Tensor, nn
 
 from robustdyn.attacks.class_names import (
+    bridge_class,
     check_options,
     class_lookup,
     class_names,
@@ -35,22 +36,16 @@ _OPTIONS: dict[str, Any] = {
 _TOLERANCE = 1e-4  # of inputs that were normalised and brought back
 
 
+_FIRST = (
+    Parameter("model", Parameter.POSITIONAL_OR_KEYWORD),
+    Parameter("eps", Parameter.POSITIONAL_OR_KEYWORD, default=8 / 255),
+)
+
+
 def _make(name: str, registered: str) -> type:
     """Return the class `name` of the attack `registered`."""
-    attack = get(registered)
-    options = _OPTIONS | attack.params
-    first = [
-        Parameter("model", Parameter.POSITIONAL_OR_KEYWORD),
-        Parameter("eps", Parameter.POSITIONAL_OR_KEYWORD, default=8 / 255),
-    ]
-    named = [Parameter(key, Parameter.KEYWORD_ONLY, default=options[key]) for key in options]
-    members = {
-        "registered": registered,
-        "__doc__": _DOCUMENTATION.format(summary=attack.summary, registered=registered),
-        "__module__": __name__,
-        "__signature__": Signature([*first, *named]),
-    }
-    return type(name, (_base(),), members)
+    texts = {"module": __name__, "documentation": _DOCUMENTATION}
+    return bridge_class(name, registered, base=_base(), options=_OPTIONS, first=_FIRST, **texts)
 
 
 _DOCUMENTATION = """{summary}

@@ -1,18 +1,18 @@
 """One perturbation for all inputs, or one per class: crafted on one split, applied to another."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdyn.attacks.ascent import aimed, check_step_size
+from robustdyn.attacks.ascent import aimed
 from robustdyn.attacks.ball import steepest
 from robustdyn.attacks.look import judge, look
 from robustdyn.attacks.objectives import Objective, get_objective
+from robustdyn.attacks.parameters import check_flag, check_step_size, check_whole
 from robustdyn.attacks.patch import window_mask
 from robustdyn.attacks.registry import register_attack
 from robustdyn.attacks.rows import over_values
@@ -20,6 +20,7 @@ from robustdyn.data import Dataset, DatasetInfo, get_info, load_dataset
 from robustdyn.errors import UserError
 from robustdyn.gates import in_force
 from robustdyn.threat import Threat
+from robustdyn.weights import state_sha256
 
 SPLIT = "calibration"
 _BATCH = 64
@@ -52,16 +53,13 @@ def check_plan(*, samples: int, steps: int, step_size: float | None = None) -> N
     Raises:
         UserError: if a number is out of range.
     """
-    for name, value in (("samples", samples), ("steps", steps)):
-        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{name} is {value!r}.", f"Give a whole number of {name}, 1 or more.")
+    check_whole(samples=samples, steps=steps)
     check_step_size(step_size)
 
 
 def _check_values(*, samples: int, steps: int, step_size: float | None, per_class: bool) -> None:
     check_plan(samples=samples, steps=steps, step_size=step_size)
-    if not isinstance(per_class, bool):
-        raise UserError(f"per_class is {per_class!r}.", "Write true or false.")
+    check_flag(per_class=per_class)
 
 
 @register_attack(
@@ -133,10 +131,10 @@ def crafted(
     """
     info = made_for(model, x)
     _check_mask(threat, x, varying=info.input_shape[0] is None)
-    mask = None if threat.mask is None else fingerprint([threat.mask])
+    mask = None if threat.mask is None else state_sha256({"mask": threat.mask})
     limits = (threat.norm, threat.eps, threat.bounds, mask)
     place = (x.dtype, x.device, objective, in_force())
-    key = (plan, limits, place, fingerprint(model.state_dict().values()))
+    key = (plan, limits, place, state_sha256(model.state_dict()))
     known = _CRAFTED.setdefault(model, {})
     if key not in known:
         data = calibration(info, plan.samples)
@@ -182,15 +180,6 @@ def calibration(info: DatasetInfo, count: int) -> Dataset:
     """Return the first `count` samples of the calibration split."""
     data = load_dataset(info.name, SPLIT)
     return data.subset(range(min(count, len(data))))
-
-
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """Return a hash of the values of tensors."""
-    digest = blake2b(digest_size=16)
-    for tensor in tensors:
-        digest.update(str((tensor.dtype, tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _craft(

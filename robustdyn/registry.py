@@ -317,7 +317,7 @@ def model_sha256(spec: ModelSpec, dataset: str) -> str:
             f"Run `robustdyn train {spec.name}` first, or leave the model out of the suite.",
         )
     else:
-        weights = state_sha256(create_model(spec.name, dataset))
+        weights = state_sha256(create_model(spec.name, dataset).state_dict())
     if not spec.plugin:
         return weights
     code = plugins.source_sha256(LOADED[spec.plugin])

@@ -65,7 +65,9 @@ def breaks(name, model, x, y, norm):
     classes = model(x).shape[1]
     try:
         with contextlib.redirect_stdout(io.StringIO()), seeded():
-            call(kind, model, x, y, rd.Threat(norm, EPS[norm]), classes, params)
+            threat = rd.Threat(norm, EPS[norm])
+            made_with = foreign._made_with(library, kind, threat, classes, params)
+            call(kind, model, x, y, threat, made_with)
     except Exception:
         return True
     return False

@@ -37,7 +37,7 @@ def _differs(subject: Subject, dataset: str) -> bool:
     for seed in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            hashes.append(state_sha256(build_model(subject.spec, get_info(dataset))))
+            hashes.append(state_sha256(build_model(subject.spec, get_info(dataset)).state_dict()))
     return hashes[0] != hashes[1]
 
 

@@ -7,6 +7,7 @@ $ROBUSTDYN_HOME/weights (by default ~/.local/share/robustdyn/weights), unless to
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def state_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's parameters and buffers, with their names, in hex."""
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, such as a model's state_dict(), in hex."""
     digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
