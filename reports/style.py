@@ -23,7 +23,7 @@ PAGE = 10.4  # inches, the width of a figure of many panels
 _FONTS = ("Inter", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
 _LOOKS = {  # aim -> colours and markers, in the order in which its attacks take them
     "clean": (("#1f2430",), ("o",)),
-    "noise": (("#9ca3af",), ("X",)),
+    "noise": (("#9ca3af", "#6b7280", "#c3c8d0", "#4b5563", "#dde1e6"), ("X", "P", "v", "<", ">")),
     "accuracy": (
         ("#2f6fb7", "#7ab3e0", "#17406f", "#2a9d8f", "#8f9be0"),
         ("s", "D", "P", "p", "h"),

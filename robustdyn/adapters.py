@@ -24,7 +24,7 @@ from robustdyn.decision import Decision, Share
 from robustdyn.errors import UserError, suggest
 from robustdyn.execution import is_sparse
 from robustdyn.foreign_pass import LateShare, Watch
-from robustdyn.macs import MacCounter
+from robustdyn.macs import macs_of
 from robustdyn.reading import Pass, from_probabilities, log_odds
 from robustdyn.trace import copies, count, is_tracing, mark_sparse, region
 
@@ -93,7 +93,7 @@ class Adapted(nn.Module):
         self.read, self.call, self.sparse = read, call, sparse
         self.watch, self.regions, self.heads = tuple(watch), dict(regions), tuple(heads)
         self.min_batch = min_batch
-        self.skips_itself = not heads and all(b.row is not None for b in regions.values())
+        self.skips_itself = bool(regions) and all(b.row is not None for b in regions.values())
         self.row_macs = {
             name: _macs_of_row(module, name, bound.row)
             for name, bound in self.regions.items()
@@ -103,31 +103,34 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         repeats = ceil(self.min_batch / max(len(x), 1)) if len(x) < self.min_batch else 1
         batch = x.repeat(repeats, *[1] * (x.dim() - 1)) if repeats > 1 else x
-        scaled = is_tracing()
-        if is_sparse():
-            if self.sparse is not None:
-                mark_sparse()
-                return self.sparse(self.module, batch)[: len(x)]
-            if not (self.regions and self.skips_itself):
-                raise UserError(
-                    "This adapted model has no sparse execution.",
-                    "Give adapt() a `sparse`: how the module is called so that it skips work.",
-                )
-            mark_sparse()
-            scaled = False
-        seen = Pass(self.module, None, len(x))
+        if not is_sparse():
+            return self._run(batch, len(x), scaled=is_tracing())
+        if self.sparse is None and not self.skips_itself:
+            raise UserError(
+                "This adapted model has no sparse execution.",
+                "Give adapt() a `sparse`: how the module is called so that it skips work.",
+            )
+        mark_sparse()
+        if self.sparse is None:
+            return self._run(batch, len(x), scaled=False)
+        return self.sparse(self.module, batch)[: len(x)]
+
+    def _run(self, batch: Tensor, samples: int, *, scaled: bool) -> Tensor:
+        """Call the module on a batch that repeats `samples` samples, and read what it left."""
+        seen = Pass(self.module, None, samples)
         watched = Watch(self.module, self.watch)
         if scaled:
             shares = {name: LateShare(bound.of, seen.gates) for name, bound in self.regions.items()}
             watched.scale(shares, uncounted=set(self.row_macs))
-            watched.open_after(self.heads, lambda k: LateShare(_going_on(k, x), seen.gates))
-        with watched, copies(repeats):
+            whole = torch.ones(samples, device=batch.device)
+            watched.open_after(self.heads, lambda k: LateShare(_going_on(k, whole), seen.gates))
+        with watched, copies(max(len(batch) // max(samples, 1), 1)):
             seen.output = self.call(self.module, batch)
         seen._calls = watched.calls
         logits = self.read(seen)
         if scaled:
             self._settle(watched, seen, shares)
-        return logits[: len(x)] if isinstance(logits, Tensor) else logits
+        return logits[:samples] if isinstance(logits, Tensor) else logits
 
     def _settle(self, watched: Watch, seen: Pass, shares: Mapping[str, LateShare]) -> None:
         """Count the modules that skip work by themselves; see that every other region ran."""
@@ -174,7 +177,8 @@ def adapt(
         min_batch: the smallest batch that the module can take; a smaller one is repeated.
 
     Raises:
-        UserError: if a name is not that of a module, or a row does not fit its module.
+        UserError: if a name is not that of a module, a row does not fit its module, or a region
+            with a row lies in another region or after a head.
     """
     bound = {
         name: value if isinstance(value, Region) else Region(value)
@@ -182,6 +186,7 @@ def adapt(
     }
     for name in (*watch, *bound, *heads):
         _submodule(module, name)
+    _check_rows(bound, heads)
     return Adapted(module, read, call, sparse, watch, bound, heads, min_batch)
 
 
@@ -194,12 +199,23 @@ def _named(gates: Gates, name: str) -> Decision:
     return gates[name]
 
 
-def _going_on(exit: int, x: Tensor) -> Callable[[Gates], Share]:
+def _check_rows(regions: Mapping[str, Region], heads: Sequence[str]) -> None:
+    """Refuse a region with a row that others scale too: if it did not run, nobody saw which."""
+    for name in (name for name, bound in regions.items() if bound.row is not None):
+        nested = (n for n in regions if n.startswith(f"{name}.") or name.startswith(f"{n}."))
+        other = "the exits" if heads else next(nested, "")
+        if other:
+            raise UserError(
+                f"The region '{name}' has a row, and cannot be combined with {other}.",
+                "Decide for it alone, with a margin that is positive only where the rest runs too.",
+            )
+
+
+def _going_on(exit: int, whole: Tensor) -> Callable[[Gates], Share]:
     def share(gates: Gates) -> Share:
         if f"exit{exit}" in gates:
             return gates[f"exit{exit}"].share()
-        ones = torch.ones(len(x), device=x.device)  # after the last exit nothing is skipped
-        return Share(lambda: ones, lambda: ones)
+        return Share(lambda: whole, lambda: whole)  # after the last exit nothing is skipped
 
     return share
 
@@ -218,18 +234,10 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 def _macs_of_row(module: nn.Module, name: str, row: tuple[int, ...]) -> int:
     part = _submodule(module, name)
     weight = next((p for p in part.parameters()), torch.zeros(()))
-    total = 0
-
-    def add(macs: int, shared: bool) -> None:
-        nonlocal total
-        total += macs
-
     try:
-        with MacCounter(add):
-            part(torch.zeros(1, *row, dtype=weight.dtype, device=weight.device))
-    except Exception as error:
+        return macs_of(lambda: part(weight.new_zeros(1, *row)))
+    except Exception as error:  # whatever the foreign module raises at a shape that is not its own
         raise UserError(
             f"The module '{name}' cannot take a row of shape {row}: {str(error).splitlines()[0]}",
             "Give the shape of one row of its input, without the batch.",
         ) from error
-    return total

@@ -22,7 +22,7 @@ from robustdyn.data import Dataset, load_dataset
 from robustdyn.diagnosis import diagnose, gradients_asked
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator as use_estimator
-from robustdyn.registry import create_model
+from robustdyn.registry import create_model, fitted_on
 from robustdyn.threat import Threat, distance
 from robustdyn.trace import trace
 
@@ -88,7 +88,7 @@ def evaluate(
         "eps": float(threat.eps),
         "seed": seed,
         "params": _written(method, params),
-        "fitted_on": _fitted_on(model),
+        "fitted_on": fitted_on(model),
     }
     size = COUPLED_BATCH if method.batch_coupled else batch_size
     groups = data.batches(size)
@@ -130,14 +130,6 @@ def _written(method: Attack, params: dict[str, Any]) -> str:
     """Return the parameters as JSON; ours with their defaults, a library's may be objects."""
     known = params if ":" in method.name else method.params | params
     return json.dumps(known, sort_keys=True, default=str)
-
-
-def _fitted_on(model: nn.Module) -> str:
-    """Return the split on which the model's thresholds were fitted, "" if it has none."""
-    spec = getattr(model, "spec", None)
-    recipe = spec.recipe if spec else None
-    own = "calibration" if recipe is not None and recipe.calibrate is not None else ""
-    return getattr(model, "fitted_on", own)
 
 
 def evaluate_cell(

@@ -19,20 +19,24 @@ ACCURACY_OBJECTIVES = (
     "dlr",
     "exits_average",
     "exits_max_average",
-    "logit_margin",
+    "fast_and_wrong",
     "targeted_cross_entropy",
     "targeted_dlr",
     "wrong",
 )
 COMPUTE_ATTACKS = (  # attacks on compute that take no objective
     *("autoslow", "deepsloth", "ereba", "gradauto", "gradmdm", "ilfo", "slowformer", "sponge"),
+    "timing",
 )
+NATURAL = ("noise", "corruption")  # that aim at nothing: what an attack must beat
 
 
 def aim_of(attack: str, objective: str) -> Aim:
     """Return what an attack is after; an objective that is not about the label is compute."""
-    if attack in ("clean", "noise", WORST_CASE):
+    if attack in ("clean", WORST_CASE):
         return attack  # type: ignore[return-value]
+    if attack in NATURAL:
+        return "noise"
     family = objective.partition(":")[0]
     if attack in COMPUTE_ATTACKS or family not in ACCURACY_OBJECTIVES:
         return "compute"

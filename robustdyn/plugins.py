@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -109,6 +110,7 @@ def _memory() -> Path:
     return home() / "plugins.json"
 
 
+@cache
 def installed() -> list[EntryPoint]:
     """Return the entry points by which installed packages bring models."""
     return list(entry_points(group=GROUP))

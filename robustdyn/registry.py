@@ -302,6 +302,16 @@ def model_card(name: str, dataset: str) -> dict[str, Any] | None:
     return json.loads(path.with_suffix(".json").read_text()) if path is not None else None
 
 
+def fitted_on(model: nn.Module) -> str:
+    """Return the split on which a model's thresholds were fitted, "" if that is not known.
+
+    A trained model's recipe says it; any other model may, in an attribute `fitted_on`.
+    """
+    spec: ModelSpec | None = getattr(model, "spec", None)
+    calibrated = spec is not None and spec.recipe is not None and spec.recipe.calibrate is not None
+    return getattr(model, "fitted_on", "calibration" if calibrated else "")
+
+
 def model_sha256(spec: ModelSpec, dataset: str) -> str:
     """Return what identifies a model's weights and, of a plug-in, its code, in hex.
 

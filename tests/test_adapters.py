@@ -233,6 +233,12 @@ def test_what_users_get_wrong():
         rd.adapt(net, regions={"blocks.0": rd.Region("exit0", row=(3,))})
     with pytest.raises(rd.UserError, match="not a function"):
         rd.Region(lambda gates: gates["a"].share(), row=(3,))
+    with pytest.raises(rd.UserError, match="cannot be combined with the exits"):
+        rd.adapt(net, heads=["heads.0"], regions={"blocks.1": rd.Region("exit0", row=(32,))})
+    for outer, inner in (("blocks", "blocks.0"), ("blocks.0", "blocks")):
+        regions = {outer: "exit0", inner: rd.Region("exit0", row=(196,))}
+        with pytest.raises(rd.UserError, match=r"cannot (be combined|take a row)"):
+            rd.adapt(net, regions=regions)
     x = torch.rand(3, 1, 28, 28)
     exits = lambda seen: seen.exits(seen.output, confidence(torch.full((3,), 0.5)))  # noqa: E731
     wrong_name = rd.adapt(net, regions={"blocks.1": "exit_0"}, read=exits)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import robustdyn as rd
 from robustdyn import registry
 from robustdyn.conformance import LEVELS, check_model, is_wrong
+from robustdyn.primitives import run_or_bypass
 
 
 @pytest.fixture
@@ -355,6 +356,23 @@ def test_a_sparse_path_that_does_more_than_is_traced(checked):
     assert "sparse execution runs" in only(findings, "executed", "error").what
 
 
+def test_operations_that_flop_counter_mode_does_not_know_are_counted_by_us(checked):
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(28, 16, batch_first=True), nn.Linear(16, 10)
+
+        def forward(self, x):
+            gate = rd.decide("gate", 40 * (x.mean((1, 2, 3)) - 0.37), kind="skip")
+            state = x.new_zeros(len(x), 16)
+            state = run_or_bypass(gate, lambda x: self.lstm(x[:, 0])[0][:, -1], x, state)
+            return self.fc(state)
+
+    note = only(checked(Fused), "executed", "note")
+    assert "by our own formulas" in note.what
+    assert "fused recurrences" in note.why
+
+
 # Provenance
 
 
@@ -378,3 +396,13 @@ def test_thresholds_at_which_all_samples_leave_at_one_exit(checked):
         return model
 
     assert "the same exit" in only(checked(build), "thresholds", "warning").what
+
+
+@pytest.mark.parametrize(("split", "level"), [("calibration", "ok"), ("test", "error")])
+def test_the_split_on_which_thresholds_were_fitted(checked, split, level):
+    def build():
+        model = foreign_zoo.SPECS["exit_list"].build()
+        model.fitted_on = split
+        return model
+
+    assert split in only(checked(build), "thresholds", level).what

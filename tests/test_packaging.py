@@ -89,7 +89,7 @@ FORBIDDEN = {
     "reports": {"torch", "robustdyn.models", "robustdyn.trace", "robustdyn.evaluation"},
     "robustdyn/metrics.py": {"torch", "robustdyn.trace"},
     "robustdyn/labels.py": {"torch", "robustdyn.trace", "robustdyn.reports"},
-    "robustdyn/checks.py": {"torch", "robustdyn.trace", "robustdyn.reports"},
+    "robustdyn/checks": {"torch", "robustdyn.trace", "robustdyn.reports"},
     "robustdyn/models": {"robustdyn.attacks", "robustdyn.evaluation", "robustdyn.execution"},
     "robustdyn/primitives": {"robustdyn.models", "robustdyn.registry", "robustdyn.attacks"},
     "robustdyn/evaluation.py": {"robustdyn.runner", "robustdyn.results", "robustdyn.reports"},

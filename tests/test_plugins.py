@@ -156,7 +156,7 @@ def test_a_file_from_elsewhere_goes_all_the_way(home, tmp_path):
 
 def test_a_file_that_has_gone(home, tmp_path):
     source = write(tmp_path / "tiny.py", TINY.format(name="tiny"))
-    assert shell("register", source, "--no-check")[0] == 0
+    assert shell("register", source)[0] == 0
     source.unlink()
     code, out, err = shell("list", "models")
     assert code == 0
@@ -185,7 +185,7 @@ def test_a_file_that_fails_later_leaves_the_others(home, tmp_path):
     good = write(tmp_path / "a" / "good.py", TINY.format(name="good"))
     bad = write(tmp_path / "b" / "bad.py", TINY.format(name="bad"))
     for source in (good, bad):
-        assert shell("register", source, "--no-check")[0] == 0
+        assert shell("register", source)[0] == 0
     write(bad, "import no_such_package\n")
     code, out, err = shell("list", "models")
     assert code == 0
@@ -204,13 +204,13 @@ def test_a_file_that_fails_later_leaves_the_others(home, tmp_path):
 def test_two_of_one_name(home, tmp_path):
     first = write(tmp_path / "first.py", TINY.format(name="same"))
     second = write(tmp_path / "second.py", TINY.format(name="same"))
-    assert shell("register", first, "--no-check")[0] == 0
-    code, _, err = shell("register", second, "--no-check")
+    assert shell("register", first)[0] == 0
+    code, _, err = shell("register", second)
     assert code == 2
     assert "registered already" in err
     assert str(first) in err
     ours = write(tmp_path / "ours.py", TINY.format(name="resnet"))
-    code, _, err = shell("register", ours, "--no-check")
+    code, _, err = shell("register", ours)
     assert code == 2
     assert "robustdyn.models.resnet" in err
     assert [e.source for e in plugins.registrations()] == [str(first)]
@@ -238,7 +238,7 @@ def test_a_module_by_name_and_an_entry_point(home, tmp_path, monkeypatch):
     write(tmp_path / "site" / "my_package" / "models.py", TINY.format(name="packaged"))
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
-    assert shell("register", "my_package.models", "--no-check")[0] == 0
+    assert shell("register", "my_package.models")[0] == 0
     assert "packaged" in shell("list", "models")[1]
     plugins.forget("my_package.models")
     point = EntryPoint("mine", "my_package.models", plugins.GROUP)
@@ -294,7 +294,7 @@ def test_wrong_models_are_registered_and_give_exit_code_1(home, tmp_path):
 
 def test_fresh_weights_are_the_same_in_every_process(home, tmp_path):
     source = write(tmp_path / "tiny.py", TINY.format(name="tiny"))
-    assert shell("register", source, "--no-check")[0] == 0
+    assert shell("register", source)[0] == 0
     code = (
         "from robustdyn import registry\n"
         "print(registry.model_sha256(registry.get_model_spec('tiny'), 'fashion_mnist'))"

@@ -102,7 +102,9 @@ def test_labels():
     assert threat_label("linf", 8 / 255) == "L∞ 8/255"
     assert threat_label("l2", 0.5) == "L2 0.5"
     assert aim_of("pgd", "cross_entropy") == aim_of("torchattacks:PGD", "") == "accuracy"
-    assert aim_of("pgd", "compute") == "compute"
+    assert aim_of("pgd", "compute") == aim_of("timing", "") == "compute"
+    assert aim_of("pgd", "fast_and_wrong") == "accuracy"  # it lowers the compute
+    assert aim_of("noise", "") == aim_of("corruption", "") == "noise"
 
 
 DIAGNOSES = [

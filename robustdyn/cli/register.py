@@ -17,9 +17,8 @@ DOUBTS = ("warning", "error")
 @click.command("register", short_help="Register models from a file or a module of your own.")
 @click.argument("source", required=False, metavar="[FILE_OR_MODULE]")
 @click.option("--remove", is_flag=True, help="Forget the plug-in; its files stay.")
-@click.option("--no-check", is_flag=True, help="Do not run the conformance check.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
-def command(source: str | None, remove: bool, no_check: bool, as_json: bool) -> int:
+def command(source: str | None, remove: bool, as_json: bool) -> int:
     """Run FILE_OR_MODULE, check the models that it registers, and remember it.
 
     From then on, list, show, check, run and report know its models. Its code runs whenever models
@@ -36,10 +35,10 @@ def command(source: str | None, remove: bool, no_check: bool, as_json: bool) -> 
         return _print_registered(as_json)
     if remove:
         return _remove(source, as_json)
-    return _register(source, no_check, as_json)
+    return _register(source, as_json)
 
 
-def _register(text: str, no_check: bool, as_json: bool) -> int:
+def _register(text: str, as_json: bool) -> int:
     from robustdyn import plugins
     from robustdyn.conformance import check_model, is_wrong
     from robustdyn.registry import list_models, load_plugin
@@ -54,7 +53,7 @@ def _register(text: str, no_check: bool, as_json: bool) -> int:
             f"'{text}' registers no model.",
             "Decorate a function that returns an nn.Module with @robustdyn.register_model(...).",
         )
-    findings = {} if no_check else {name: check_model(name) for name in plugin.models}
+    findings = {name: check_model(name) for name in plugin.models}
     plugins.remember(source, plugin.models)
     wrong = [name for name, found in findings.items() if is_wrong(found)]
     doubtful = [n for n, found in findings.items() if any(f.level in DOUBTS for f in found)]

@@ -85,7 +85,6 @@ def _logits(subject: Subject, logits: Any) -> Finding:
 
 def determinism(subject: Subject) -> list[Finding]:
     """Check that two passes agree in eval mode."""
-    state = torch.random.get_rng_state()
     once, first = traced(subject, subject.x)
     again, second = traced(subject, subject.x)
     moved = [
@@ -95,17 +94,9 @@ def determinism(subject: Subject) -> list[Finding]:
     ]
     if torch.equal(once, again) and not moved:
         if subject.spec.randomised:
-            return [
-                Finding(
-                    "determinism",
-                    "warning",
-                    "declared randomised, but two passes agree",
-                    "Reports treat its results as one draw of many.",
-                    "Register it without randomised=True.",
-                )
-            ]
+            why = "Reports treat its results as one draw of many."
+            return [_needless("determinism", "randomised", "two passes agree", why)]
         return [Finding("determinism", "ok", "two passes agree")]
-    torch.random.set_rng_state(state)
     place = first_difference(
         subject.model,
         lambda: traced(subject, subject.x),
@@ -148,17 +139,17 @@ def single_samples(subject: Subject) -> list[Finding]:
         return [Finding("batch", "ok", "a batch of one works; randomised, so not compared")]
     if not parted:
         if subject.spec.batch_coupled:
-            return [
-                Finding(
-                    "batch",
-                    "warning",
-                    "declared batch-coupled, but samples do not depend on their batch",
-                    "Its attacks run in batches of a fixed size for no reason.",
-                    "Register it without batch_coupled=True.",
-                )
-            ]
+            why = "Others may leave it out of comparisons for no reason."
+            seen = "samples do not depend on their batch"
+            return [_needless("batch", "batch_coupled", seen, why)]
         return [Finding("batch", "ok", "a sample gives the same alone and in a batch")]
     return [_coupled(subject, parted[0], together)]
+
+
+def _needless(check: str, mark: str, seen: str, why: str) -> Finding:
+    """The finding that a model carries a mark that it does not need."""
+    remedy = f"Register it without {mark}=True."
+    return Finding(check, "warning", f"declared {mark}, but {seen}", why, remedy)
 
 
 def _on_the_edge(passed: Trace, k: int) -> bool:

@@ -5,7 +5,7 @@ import torch
 from robustdyn.conformance.finding import Finding, Subject
 from robustdyn.conformance.outputs import traced
 from robustdyn.data import get_info, load_dataset
-from robustdyn.registry import build_model, model_card
+from robustdyn.registry import build_model, fitted_on
 from robustdyn.weights import find_weights, state_sha256
 
 SAMPLES = 500
@@ -70,8 +70,6 @@ def thresholds(subject: Subject) -> list[Finding]:
     _, passed = traced(subject, data.stack(group))
     if not any(gate.kind == "exit" for gate in passed.decisions.values()):
         return []
-    if model_card(subject.spec.name, str(subject.model.dataset)) is not None:
-        return [Finding("thresholds", "ok", "fitted on the calibration split, kept in the weights")]
     macs = passed.macs()
     if macs.min() == macs.max():
         return [
@@ -83,13 +81,26 @@ def thresholds(subject: Subject) -> list[Finding]:
                 "Fit them on the calibration split: load_dataset(name, 'calibration').",
             )
         ]
+    split = fitted_on(subject.model)
+    if split == "test":
+        return [
+            Finding(
+                "thresholds",
+                "error",
+                "The exit thresholds were fitted on the test split.",
+                "Accuracy and saving are overstated: the answers were at hand.",
+                "Fit them on the calibration split: load_dataset(name, 'calibration').",
+            )
+        ]
+    if split:
+        return [Finding("thresholds", "ok", f"fitted on the {split} split")]
     return [
         Finding(
             "thresholds",
             "note",
-            "No model card says on which samples the exit thresholds were fitted.",
+            "Nothing says on which samples the exit thresholds were fitted.",
             "Thresholds fitted on test samples overstate accuracy and saving.",
-            "Fit them on the calibration split: load_dataset(name, 'calibration').",
+            "Fit them on the calibration split, and set the model's `fitted_on` to 'calibration'.",
         )
     ]
 
