@@ -36,8 +36,14 @@ _OPTIONS: dict[str, Any] = {"norm": "linf", "objective": None, "estimator": None
 
 def _make(name: str, registered: str) -> type:
     """Return the class `name` of the attack `registered`."""
-    texts = {"module": __name__, "documentation": _DOCUMENTATION}
-    return bridge_class(name, registered, base=_base(), options=_OPTIONS, **texts)
+    return bridge_class(
+        name,
+        registered,
+        base=_base(),
+        module=__name__,
+        documentation=_DOCUMENTATION,
+        options=_OPTIONS,
+    )
 
 
 _DOCUMENTATION = """{summary}

@@ -44,8 +44,15 @@ _FIRST = (
 
 def _make(name: str, registered: str) -> type:
     """Return the class `name` of the attack `registered`."""
-    texts = {"module": __name__, "documentation": _DOCUMENTATION}
-    return bridge_class(name, registered, base=_base(), options=_OPTIONS, first=_FIRST, **texts)
+    return bridge_class(
+        name,
+        registered,
+        base=_base(),
+        module=__name__,
+        documentation=_DOCUMENTATION,
+        options=_OPTIONS,
+        first=_FIRST,
+    )
 
 
 _DOCUMENTATION = """{summary}
