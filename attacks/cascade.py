@@ -82,6 +82,29 @@ def queries(objective: Objective, *, count: int) -> Stage:
     return run
 
 
+def alone(attack: Callable[..., Tensor], objective: Objective, **params: int) -> Stage:
+    """Return the stage that runs a whole attack from the clean input, as it would run alone.
+
+    Args:
+        attack: with the contract of an attack; it has its objective in itself.
+        objective: judges what it returns.
+    """
+
+    def run(batch: Batch, stream: int) -> Found:
+        found = attack(
+            batch.model,
+            batch.x,
+            batch.y,
+            threat=batch.threat,
+            objective=None,
+            seeds=batch.seeds,
+            **params,
+        )
+        return Found(found, *judge_all(batch.model, found, batch.y, objective))
+
+    return run
+
+
 def cascade(
     stages: Sequence[Stage],
     model: nn.Module,
