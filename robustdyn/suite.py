@@ -102,7 +102,8 @@ class Cell:
 class AttackEntry:
     """One [[attacks]] table of a suite: an attack with its parameters and its list of eps.
 
-    `models` are patterns that restrict it to some of the suite's models; empty means all.
+    `models` are patterns that restrict it to those of the suite's models that fit, which may be
+    none; empty means all.
     """
 
     attack: str
@@ -144,18 +145,19 @@ def cells(suite: Suite) -> list[Cell]:
     """Return the suite's cells in the order of its lists, duplicates merged.
 
     Raises:
-        UserError: if a model is unknown, its weights are missing or altered, or a split is not in
-            its dataset.
+        UserError: if a model is unknown, its weights are missing or altered, a split is not in its
+            dataset, or no cell is left.
     """
     specs = _models(suite.models)
     for entry in suite.attacks:
-        if entry.models and not any(_matches(spec, entry.models) for spec in specs):
-            raise UserError(
-                f"The attack '{entry.attack}' is restricted to {', '.join(entry.models)}, "
-                "which are no models of this suite.",
-                "Change the `models` of the attack, or those of the suite.",
-            )
+        if entry.models:
+            _models(entry.models)  # a misspelt one is refused
     found = [cell for spec in specs for cell in _cells_of_model(suite, spec)]
+    if not found:
+        raise UserError(
+            "Every attack of the suite is restricted to models that are not in it.",
+            "Change the `models` of the attacks, or those of the suite.",
+        )
     return list({cell.id: cell for cell in found}.values())
 
 

@@ -158,6 +158,8 @@ def test_an_attack_can_be_restricted_to_models(any_weights):
         ("skip_rnn", "clean"),
         ("skip_rnn", "noise"),
     }
+    made = cells(parse_suite(tables(models=["resnet"], attacks=attacks)))
+    assert [c.attack for c in made] == ["clean"]
 
 
 def test_numbers_and_fractions():
@@ -209,7 +211,8 @@ def test_mistakes_in_a_suite(changes, said):
         ({"models": ["skipnt"]}, "Did you mean 'skipnet'"),
         ({"models": ["spatail.*"]}, "Did you mean 'spatial'"),
         ({"split": "tset"}, "Did you mean 'test'"),
-        ({"attacks": [{"attack": "clean", "models": ["resnet"]}]}, "no models of this suite"),
+        ({"attacks": [{"attack": "clean", "models": ["resnet"]}]}, "models that are not in it"),
+        ({"attacks": [{"attack": "clean", "models": ["resnt"]}]}, "Did you mean 'resnet'"),
     ],
 )
 def test_mistakes_that_show_in_the_cells(any_weights, changes, said):
