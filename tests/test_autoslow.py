@@ -30,7 +30,7 @@ def test_no_sample_is_faster_than_clean_or_under_a_published_attack(name):
     x, y = zoo.samples(name, 16)
     model, threat = zoo.model(name), rd.Threat("linf", 8 / 255)
     steps = 3
-    ours, most = macs(model, slowed(model, x, y, threat=threat, steps=steps, queries=20))
+    ours, _ = macs(model, slowed(model, x, y, threat=threat, steps=steps, queries=20))
     clean, _ = macs(model, x)
     assert (ours >= clean).all()
     assert ours.mean() > clean.mean()
