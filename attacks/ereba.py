@@ -79,7 +79,7 @@ def ereba(
 ) -> Tensor:
     """Return inputs (B, ...) that a learnt surrogate holds to be expensive, by queries alone.
 
-    After EREBA (Haque et al., ICSE 2022, arXiv:2202.06270): a network is trained to guess the cost
+    After EREBA (Haque et al., ICSE 2022, arXiv:2202.06084): a network is trained to guess the cost
     of an input, and its gradient leads to expensive ones. The model's gradient is never asked; its
     exact MACs are, for `samples` of the calibration split, each once as it is and once at random
     inside the threat, and for `queries` ascents of the surrogate, the best of which is kept.
