@@ -51,9 +51,9 @@ def lgm(
 ) -> Tensor:
     """Return inputs (B, ...) that maximise `objective`, by gradients through soft gates: LGM.
 
-    An et al., TCSVT 2024 ("Rethinking the adversarial robustness of dynamic networks: lagged
-    gradients"). The gradient at hard gates lags: after the step other gates are open. With gates
-    sigmoid(slope * margin) it sees them move. Steps of BIM: signs from the clean input. Deviation:
+    The leaded gradient method of Tao et al. 2022, arXiv:2210.08159 ("Dynamics-aware Adversarial
+    Attack of Adaptive Neural Networks"). The gradient at hard gates lags: after the step other
+    gates are open. With gates sigmoid(slope * margin) it sees them move. Steps of BIM: signs from the clean input. Deviation:
     keeps the best iterate as judged by the hard model, and a sample with nothing left to gain
     leaves. Overrides the estimator in force.
 
