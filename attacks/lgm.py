@@ -53,9 +53,9 @@ def lgm(
 
     The leaded gradient method of Tao et al. 2022, arXiv:2210.08159 ("Dynamics-aware Adversarial
     Attack of Adaptive Neural Networks"). The gradient at hard gates lags: after the step other
-    gates are open. With gates sigmoid(slope * margin) it sees them move. Steps of BIM: signs from the clean input. Deviation:
-    keeps the best iterate as judged by the hard model, and a sample with nothing left to gain
-    leaves. Overrides the estimator in force.
+    gates are open. With gates sigmoid(slope * margin) it sees them move. Steps of BIM: signs from
+    the clean input. Deviation: keeps the best iterate as judged by the hard model, and a sample
+    with nothing left to gain leaves. Overrides the estimator in force.
 
     Args:
         steps: gradient steps.
