@@ -37,6 +37,7 @@ from robustdyn.attacks import (  # each registers what it holds
     torchattacks,
     universal,
 )
+from robustdyn.attacks.crafted import crafted_on
 from robustdyn.attacks.objectives import (
     FAMILIES,
     OBJECTIVES,
@@ -57,6 +58,7 @@ __all__ = [
     "Attack",
     "Objective",
     "check_params",
+    "crafted_on",
     "foolbox",
     "get",
     "get_objective",

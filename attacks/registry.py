@@ -35,6 +35,8 @@ class Attack:
         check_values: called with all parameters, raises UserError if a value is out of range.
         check_request: called with objective and parameters, raises UserError if they do not fit.
         needs: what a model or its inputs must have for it, such as "exits"; empty if nothing.
+        source: the model that it is always crafted on, see `crafted_on`; empty if on the one it is
+            called with.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Attack:
     check_values: Callable[..., None] | None = None
     check_request: Callable[[str, Mapping[str, Any]], None] | None = None
     needs: str = ""
+    source: str = ""
 
     @property
     def objectives(self) -> tuple[str, ...]:

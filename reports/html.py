@@ -26,6 +26,7 @@ from robustdyn.reports.tables import (
     worst_case_samples,
     written,
 )
+from robustdyn.sources import split_attack
 
 PIXELS_PER_INCH = 96  # of the page; the embedded picture has twice as many
 DEFINITION = (
@@ -87,6 +88,7 @@ def write_report(rows: DataFrame, out: Path, *, title: str, about: Mapping[str, 
 def _overview(rows: DataFrame) -> dict[str, int]:
     """Return the counts under the title."""
     attacks = rows.loc[rows["attack"] != "clean", ["attack", "objective", "estimator"]]
+    attacks = attacks.assign(attack=[split_attack(attack)[0] for attack in attacks["attack"]])
     samples = rows[["dataset", "split", "sample_id"]].drop_duplicates()
     return {
         "models": rows["model"].nunique(),

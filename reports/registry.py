@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from inspect import getdoc
 from pkgutil import iter_modules
@@ -13,6 +14,7 @@ from pandas import DataFrame
 import robustdyn.reports
 from robustdyn.errors import UserError, suggest
 from robustdyn.reports.style import rc
+from robustdyn.sources import on_itself
 
 Draw = Callable[[DataFrame], Figure]
 Applies = Callable[[DataFrame], bool]
@@ -59,7 +61,11 @@ def _always(rows: DataFrame) -> bool:
 
 
 def register_figure(
-    function: Draw | None = None, *, applies: Applies = _always, order: int = 100
+    function: Draw | None = None,
+    *,
+    applies: Applies = _always,
+    order: int = 100,
+    transfers: bool = False,
 ) -> Callable:
     """Register a function (rows) -> Figure under its name; use with or without arguments.
 
@@ -67,20 +73,39 @@ def register_figure(
         function: reads no files and calls no models. Its docstring's first line is the title.
         applies: rows -> bool; where it is False the figure is left out of the report.
         order: place in the report.
+        transfers: whether it is about attacks crafted on other models than they judge. Other
+            figures see the rows without these, as if every attack had been run on its model alone.
 
     Raises:
         ValueError: if the name is taken or the docstring is missing.
     """
     if function is None:
-        return lambda f: register_figure(f, applies=applies, order=order)
+        return lambda f: register_figure(f, applies=applies, order=order, transfers=transfers)
     name, text = function.__name__, getdoc(function)
     if name in _FIGURES:
         raise ValueError(f"The figure '{name}' is registered twice; rename one of the functions.")
     if not text:
         raise ValueError(f"The figure '{name}' has no docstring; its first line is the title.")
     title = text.splitlines()[0].rstrip(".")
-    _FIGURES[name] = FigureSpec(name, title, order, function, applies)
+    draw, shows = (function, applies) if transfers else (_of_own(function), _if_own(applies))
+    _FIGURES[name] = FigureSpec(name, title, order, draw, shows)
     return function
+
+
+def _of_own(draw: Draw) -> Draw:
+    @wraps(draw)
+    def drawn(rows: DataFrame) -> Figure:
+        return draw(on_itself(rows))
+
+    return drawn
+
+
+def _if_own(applies: Applies) -> Applies:
+    def shows(rows: DataFrame) -> bool:
+        own = on_itself(rows)
+        return not own.empty and applies(own)
+
+    return shows
 
 
 def list_figures() -> list[FigureSpec]:

@@ -53,7 +53,8 @@ def evaluate(
     Args:
         model: maps inputs in [0, 1] to logits (B, K); one of ours, or any nn.Module.
         data: see `load_dataset`.
-        attack: a name, see `attacks.get`, or an Attack.
+        attack: a name, see `attacks.get`, or an Attack; one that is crafted on another model (see
+            `attacks.crafted_on`) adds the column `source`.
         threat: what may change.
         objective: what to maximise: a name, or a function (logits, y, trace) -> (B,); by default
             the attack's own.
@@ -123,6 +124,8 @@ def evaluate(
     order = np.argsort(np.concatenate(groups))
     measured = pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
     constant["uses_gradient"] = led
+    if method.source:
+        constant["source"] = method.source
     return pd.DataFrame(constant, index=measured.index).join(measured)
 
 
@@ -135,13 +138,18 @@ def _written(method: Attack, params: dict[str, Any]) -> str:
 def evaluate_cell(
     cell: "Cell", *, batch_size: int, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Return the rows of one cell: build its model, load its samples, evaluate."""
+    """Return the rows of one cell: build its model and its source, load its samples, evaluate."""
     model = create_model(cell.model, cell.dataset)
+    method = attacks.get(cell.attack)
+    if cell.source:
+        is_own = cell.source == cell.model
+        source = model if is_own else create_model(cell.source, cell.dataset)
+        method = attacks.crafted_on(source, method, cell.source)
     data = load_dataset(cell.dataset, cell.split)
     return evaluate(
         model,
         data.subset(range(cell.start, cell.stop)),
-        attack=cell.attack,
+        attack=method,
         threat=Threat(cell.norm, cell.eps),
         objective=cell.objective or None,
         estimator=cell.estimator or None,

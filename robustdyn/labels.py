@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from pandas import DataFrame, Series
 
 from robustdyn.metrics import WORST_CASE, line_columns, without_invalid
+from robustdyn.sources import split_attack
 
 Aim = Literal["clean", "noise", "accuracy", "compute", "worst case"]
 
@@ -33,6 +34,7 @@ NATURAL = ("noise", "corruption")  # that aim at nothing: what an attack must be
 
 def aim_of(attack: str, objective: str) -> Aim:
     """Return what an attack is after; an objective that is not about the label is compute."""
+    attack, _ = split_attack(attack)
     if attack in ("clean", WORST_CASE):
         return attack  # type: ignore[return-value]
     if attack in NATURAL:
@@ -44,9 +46,14 @@ def aim_of(attack: str, objective: str) -> Aim:
 
 
 def attack_label(attack: str, objective: str, estimator: str = "", params: str = "") -> str:
-    """Return for example "pgd compute", or "pgd compute steps 10 (sigmoid)" with all it has."""
+    """Return for example "pgd compute", or with all it has "pgd compute steps 10 (sigmoid)".
+
+    The source of an attack that has one stands at the end: "pgd compute from skip_rnn".
+    """
+    attack, source = split_attack(attack)
     label = f"{attack} {objective} {params}".strip().replace("_", " ")
-    return f"{label} ({estimator})" if estimator else label
+    label = f"{label} ({estimator})" if estimator else label
+    return f"{label} from {source}" if source else label
 
 
 def param_texts(lines: DataFrame) -> Series:

@@ -168,8 +168,7 @@ def worst_case(rows: DataFrame) -> DataFrame:
         worst[distance] = groups[distance].max().to_numpy()
     worst["seed"] = groups["seed"].min().to_numpy()
     unset = {"cell": "", "attack": WORST_CASE, "objective": "", "estimator": "", "valid": True}
-    if "params" in worst:
-        unset["params"] = ""
+    unset |= {name: "" for name in ("params", "source") if name in worst}
     pictures = ("image", "adv_image", "image_shape", "clean_map", "adv_map", "map_shape")
     return worst.assign(**unset).assign(**dict.fromkeys(pictures))
 

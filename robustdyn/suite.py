@@ -33,8 +33,13 @@ IDENTITY = (
     "start",
     "stop",
     "weights",
+    "source",
+    "source_weights",
 )
 """Fields of a cell that decide its numbers: they make its id."""
+
+LATER = ("source", "source_weights")
+"""Of these, the ones that cells got later: where they are empty they stay out of the id."""
 
 RUNTIME: tuple[str, ...] = ()
 """Fields of a cell that cannot change its numbers, and so stay out of its id."""
@@ -56,6 +61,8 @@ class Cell:
         seed: of the attack's random choices, together with the sample id.
         start, stop: the positions in the dataset, stop excluded.
         weights: SHA-256 of the weights and, of a plug-in, its code: see `model_sha256`.
+        source: the model that the attack is crafted on, "" if it is `model` as usual.
+        source_weights: of the source, as `weights`; "" without one.
     """
 
     model: str
@@ -71,10 +78,13 @@ class Cell:
     start: int
     stop: int
     weights: str
+    source: str = ""
+    source_weights: str = ""
 
     def definition(self) -> dict[str, Any]:
-        """Return the identity fields by name, ready for JSON."""
-        values = {name: getattr(self, name) for name in IDENTITY}
+        """Return the identity fields by name, ready for JSON; those of LATER only if not empty."""
+        fields = [name for name in IDENTITY if name not in LATER or getattr(self, name)]
+        values = {name: getattr(self, name) for name in fields}
         return values | {"attack_params": dict(self.attack_params), "eps": float(self.eps)}
 
     @cached_property
@@ -91,10 +101,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """A line for people: model, attack, threat and samples."""
+        """A line for people: model, attack, its source, threat and samples."""
         size = f"{self.eps * 255:.3g}/255" if self.norm == "linf" else f"{self.eps:.3g}"
         threat = f"{self.norm} {size}" if self.eps else ""
-        parts = (self.model, self.attack, self.objective, threat, f"[{self.start}:{self.stop}]")
+        source = f"from {self.source}" if self.source else ""
+        samples = f"[{self.start}:{self.stop}]"
+        parts = (self.model, self.attack, self.objective, source, threat, samples)
         return " ".join(part for part in parts if part)
 
 
@@ -102,8 +114,24 @@ class Cell:
 class AttackEntry:
     """One [[attacks]] table of a suite: an attack with its parameters and its list of eps.
 
-    `models` are patterns that restrict it to those of the suite's models that fit, which may be
-    none; empty means all.
+        UserError: if a model is unknown, its weights are missing or altered, a split is not in its
+            dataset, an attack's sources are all of other datasets, or no cell is left.
+    """
+    specs = _models(suite.models)
+    plan = [(entry, _sources_by_target(entry, specs)) for entry in suite.attacks]
+    names = {spec.name for spec in specs}
+    names |= {name for _, sources in plan for found in sources.values() for name in found if name}
+    weights = {
+        spec.name: model_sha256(spec, spec.datasets[0])
+        for spec in list_models()
+        if spec.name in names
+    }
+    found = [cell for spec in specs for cell in _cells_of_model(suite, spec, plan, weights)]
+    if not found:
+        raise UserError(
+            "Every attack of the suite is restricted to models that are not in it.",
+            "Change the `models` of the attacks, or those of the suite.",
+        )
     """
 
     attack: str
@@ -113,6 +141,7 @@ class AttackEntry:
     eps: tuple[float, ...]
     params: tuple[tuple[str, Param], ...]
     models: tuple[str, ...]
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,6 +174,7 @@ def cells(suite: Suite) -> list[Cell]:
     """Return the suite's cells in the order of its lists, duplicates merged.
 
     Raises:
+<<<<<<< HEAD
         UserError: if a model is unknown, its weights are missing or altered, a split is not in its
             dataset, or no cell is left.
     """
@@ -158,7 +188,46 @@ def cells(suite: Suite) -> list[Cell]:
             "Every attack of the suite is restricted to models that are not in it.",
             "Change the `models` of the attacks, or those of the suite.",
         )
+=======
+        UserError: if a model is unknown, its weights are missing or altered, an attack has nothing
+            to be judged on, or a split is not in its dataset.
+    """
+    specs = _models(suite.models)
+    plan = [(entry, _sources_by_target(entry, specs)) for entry in suite.attacks]
+    names = {spec.name for spec in specs}
+    names |= {name for _, sources in plan for found in sources.values() for name in found if name}
+    weights = {
+        spec.name: model_sha256(spec, spec.datasets[0])
+        for spec in list_models()
+        if spec.name in names
+    }
+    found = [cell for spec in specs for cell in _cells_of_model(suite, spec, plan, weights)]
+>>>>>>> transfer
     return list({cell.id: cell for cell in found}.values())
+
+
+def _sources_by_target(entry: AttackEntry, specs: list[ModelSpec]) -> dict[str, list[str]]:
+    """Return the sources of an attack by the model that it is judged on: [""] for itself."""
+    if entry.models:
+        _models(entry.models)  # a misspelt one is refused
+    targets = [spec for spec in specs if not entry.models or _matches(spec, entry.models)]
+    if not entry.sources or not targets:
+        return {target.name: [""] for target in targets}
+    sources = _models(entry.sources)
+    found = {
+        target.name: [s.name for s in sources if s.datasets[0] == target.datasets[0]]
+        for target in targets
+    }
+    if not any(found.values()):
+        of_sources, of_targets = (
+            ", ".join(sorted({spec.datasets[0] for spec in side})) for side in (sources, targets)
+        )
+        raise UserError(
+            f"The sources of the attack '{entry.attack}' are made for {of_sources}, "
+            f"the models that it is judged on for {of_targets}.",
+            "Name `sources` and `models` of the same dataset.",
+        )
+    return found
 
 
 def _models(patterns: tuple[str, ...]) -> list[ModelSpec]:
@@ -193,9 +262,19 @@ def _branches() -> set[str]:
     return branches | {spec.name for spec in list_models()}
 
 
-def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
+def _cells_of_model(
+    suite: Suite,
+    spec: ModelSpec,
+    plan: list[tuple[AttackEntry, dict[str, list[str]]]],
+    weights: dict[str, str],
+) -> list[Cell]:
+    """Return the cells of one model.
+
+    Args:
+        plan: the attacks, each with its sources by model.
+        weights: the hashes by model.
+    """
     dataset = spec.datasets[0]
-    weights = model_sha256(spec, dataset)
     samples = min(suite.samples, len(load_dataset(dataset, suite.split)))
     step = suite.samples_per_cell
     return [
@@ -212,10 +291,12 @@ def _cells_of_model(suite: Suite, spec: ModelSpec) -> list[Cell]:
             seed=suite.seed,
             start=start,
             stop=min(start + step, samples),
-            weights=weights,
+            weights=weights[spec.name],
+            source=source,
+            source_weights=weights[source] if source else "",
         )
-        for entry in suite.attacks
-        if not entry.models or _matches(spec, entry.models)
+        for entry, sources in plan
+        for source in sources.get(spec.name, [])
         for eps in entry.eps
         for start in range(0, samples, step)
     ]

@@ -1,15 +1,13 @@
 """Transfer: attacks crafted on one model, judged on others of the same data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from robustdyn import attacks
 from robustdyn.attacks.objectives import Objective, Value
-from robustdyn.attacks.registry import Attack
 from robustdyn.data import Dataset
 from robustdyn.errors import UserError
 from robustdyn.evaluation import evaluate
@@ -53,7 +51,7 @@ def transfer(
     method = attacks.get(attack)
     parts = []
     for source in named:
-        crafted = _crafted_on(named[source], method, source)
+        crafted = attacks.crafted_on(named[source], method, source)
         for target in (source, *(name for name in named if name != source)):
             rows = evaluate(
                 named[target],
@@ -67,7 +65,7 @@ def transfer(
                 progress=progress,
                 **params,
             )
-            parts.append(rows.assign(source=source))
+            parts.append(rows)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -89,26 +87,3 @@ def _named(models: Sequence[str | nn.Module], data: Dataset) -> dict[str, nn.Mod
     if len(named) < 2:
         raise UserError("Transfer needs at least two models.", "Name one more.")
     return named
-
-
-def _crafted_on(source: nn.Module, method: Attack, name: str) -> Attack:
-    """Return the attack that answers for any model with what it finds on `source`, found once."""
-    known: dict[tuple[int, ...], Tensor] = {}
-
-    def run(
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        threat: Threat,
-        objective: Any,
-        seeds: Sequence[int],
-        **params: Any,
-    ) -> Tensor:
-        batch = tuple(seeds)
-        if batch not in known:
-            goals = {"threat": threat, "objective": objective, "seeds": seeds}
-            known[batch] = method(source, x, y, **goals, **params)
-        return known[batch]
-
-    return replace(method, name=f"{method.name} from {name}", run=run)

@@ -165,6 +165,25 @@ def test_every_flag_has_a_cause_here():
     assert {flag.name for flag in FLAGS} == {name for name, _ in CAUSES}
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("compute_unmoved", spoil_movement),
+        ("not_monotone", spoil_order),
+        ("more_effort_gains", spoil_steps),
+        ("unbounded_attack_fails", spoil_unbounded_compute),
+        ("soft_and_hard_disagree", spoil_ranks),
+    ],
+)
+def test_what_was_crafted_on_another_model_need_not_succeed(name, spoil):
+    rows = sound_rows()
+    spoil(rows)
+    rows = rows[rows["model"] == "dynconv"]
+    for source, is_raised in (("skipnet38", False), ("dynconv", True)):
+        attacks = [f"{attack} from {source}" for attack in rows["attack"]]
+        assert (name in flags_of(rows.assign(attack=attacks, source=source))) == is_raised
+
+
 def test_a_few_samples_without_gradient_are_no_flag():
     rows = sound_rows()
     few = rows["sample_id"] % 40 == 0

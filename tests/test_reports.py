@@ -99,11 +99,15 @@ def test_a_figure_is_registered_once_and_by_its_name(monkeypatch):
 def test_labels():
     assert attack_label("pgd", "cross_entropy") == "pgd cross entropy"
     assert attack_label("pgd", "compute", "sigmoid") == "pgd compute (sigmoid)"
+    assert attack_label("pgd from skip_rnn", "compute", "sigmoid") == (
+        "pgd compute (sigmoid) from skip_rnn"
+    )
     assert threat_label("linf", 8 / 255) == "L∞ 8/255"
     assert threat_label("l2", 0.5) == "L2 0.5"
     assert aim_of("pgd", "cross_entropy") == aim_of("torchattacks:PGD", "") == "accuracy"
     assert aim_of("pgd", "compute") == aim_of("timing", "") == "compute"
     assert aim_of("pgd", "fast_and_wrong") == "accuracy"  # it lowers the compute
+    assert aim_of("autoslow from skip_rnn", "") == "compute"
     assert aim_of("noise", "") == aim_of("corruption", "") == "noise"
 
 

@@ -56,7 +56,7 @@ def evaluated(monkeypatch):
         table = cell_rows(
             cell.model, KINDS[cell.model], cell.attack, cell.objective, n=cell.samples
         )
-        return table.drop(columns="cell")
+        return table.drop(columns="cell").assign(**({"source": cell.source} if cell.source else {}))
 
     monkeypatch.setattr(evaluation, "evaluate_cell", evaluate_cell)
     monkeypatch.setattr(suite_module, "model_sha256", lambda spec, dataset: "")
@@ -139,6 +139,28 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(tmp_path, evaluated, mon
     counts = run(small_suite(), tmp_path, jobs=1)
     assert (counts.done, counts.skipped, counts.failed) == (1, 11, [])
     assert not list((tmp_path / "failed").iterdir())
+
+
+def test_a_cell_with_a_source_fails_and_goes_on_like_any(tmp_path, evaluated, monkeypatch):
+    works = evaluation.evaluate_cell
+    clean, pgd = ({"attack": "clean"}, {"attack": "pgd", "objective": "compute", "eps": 0.02})
+    suite = small_suite(attacks=[clean, pgd | {"sources": list(MODELS)}])
+    bad = next(cell for cell in cells(suite) if cell.source == "skip_rnn")
+
+    def fails_once(cell, **arguments):
+        if cell.id == bad.id:
+            raise ZeroDivisionError("by zero")
+        return works(cell, **arguments)
+
+    monkeypatch.setattr(evaluation, "evaluate_cell", fails_once)
+    counts = run(suite, tmp_path, jobs=1)
+    assert (counts.done, len(counts.failed)) == (7, 1)
+    record = json.loads((tmp_path / "failed" / f"{bad.id}.json").read_text())
+    assert record["definition"]["source"] == "skip_rnn"
+    monkeypatch.setattr(evaluation, "evaluate_cell", works)
+    counts = run(suite, tmp_path, jobs=1)
+    assert (counts.done, counts.skipped, counts.failed) == (1, 7, [])
+    assert load_results(tmp_path)["source"].notna().sum() == 12
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path, evaluated, monkeypatch):

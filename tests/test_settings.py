@@ -21,6 +21,11 @@ def test_settings_of_attacks_go_to_those_that_have_them():
         assert ("restarts" in params) == (entry.attack == "pgd")
 
 
+def test_sources_are_set_where_there_are_some():
+    suite = load_suite("transfer", ["attacks.sources=resnet,spatial.*"])
+    assert {entry.sources for entry in suite.attacks} == {("resnet", "spatial.*")}
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -29,6 +34,7 @@ def test_settings_of_attacks_go_to_those_that_have_them():
         ("attacks.stps=3", "Did you mean 'steps'"),
         ("attacks.objectiv=compute", "objective"),
         ("attacks=3", "no setting"),
+        ("attacks.sources=resnet", "into the suite file"),
     ],
 )
 def test_mistakes_in_settings(setting, said):

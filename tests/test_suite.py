@@ -1,6 +1,7 @@
 """Suites and cells: what a file means, what is refused, and which ids come out."""
 
 from dataclasses import fields, replace
+from itertools import product
 
 import pytest
 
@@ -41,6 +42,8 @@ CHANGES = {
     "start": 1,
     "stop": 249,
     "weights": "",
+    "source": "dynconv",
+    "source_weights": "ef" * 32,
 }
 # A change here re-runs everybody's finished cells: raise ID_VERSION on purpose, or mend the code.
 PINNED = {
@@ -58,6 +61,8 @@ PINNED = {
     "start": "4c32c3476f8a3f90",
     "stop": "0af55ff38c94c9c2",
     "weights": "236af64773ca6784",
+    "source": "f719daf8254ddbee",
+    "source_weights": "ed3ed0202bc12a50",
 }
 
 
@@ -99,6 +104,16 @@ def test_every_identity_field_changes_the_id(name):
 def test_ids_stay(field, expected):
     cell = replace(CELL, **{field: CHANGES[field]}) if field else CELL
     assert cell.id == expected
+
+
+def test_a_cell_without_a_source_says_nothing_of_it():
+    assert not {"source", "source_weights"} & set(CELL.definition())
+    crafted = replace(CELL, source="dynconv", source_weights="ef" * 32)
+    assert crafted.definition() == CELL.definition() | {
+        "source": "dynconv",
+        "source_weights": "ef" * 32,
+    }
+    assert crafted.label == "skipnet pgd compute from dynconv linf 8/255 [0:250]"
 
 
 def test_the_same_work_has_the_same_id_however_it_is_written(any_weights):
@@ -162,6 +177,36 @@ def test_an_attack_can_be_restricted_to_models(any_weights):
     assert [c.attack for c in made] == ["clean"]
 
 
+def transfers(models, sources):
+    attack = {"attack": "pgd", "eps": "8/255", "sources": sources}
+    return parse_suite(tables(models=models, attacks=[attack]))
+
+
+def test_sources_make_a_cell_of_every_pair_of_the_same_dataset(any_weights):
+    made = cells(transfers(["resnet", "skipnet", "skip_rnn"], ["skipnet", "spatial.*", "skip_rnn"]))
+    assert {(c.model, c.source) for c in made} == {
+        ("resnet", "skipnet"),
+        ("resnet", "dynconv"),
+        ("skipnet", "skipnet"),
+        ("skipnet", "dynconv"),
+        ("skip_rnn", "skip_rnn"),
+    }
+    assert all(c.weights == c.source_weights == "cd" * 32 for c in made)
+    assert len({c.id for c in made}) == len(made)
+
+
+def test_the_weights_of_a_source_are_its_own(monkeypatch):
+    monkeypatch.setattr(suite_module, "model_sha256", lambda spec, dataset: spec.name)
+    (made,) = cells(transfers(["resnet"], "dynconv"))
+    assert (made.weights, made.source_weights) == ("resnet", "dynconv")
+
+
+def test_models_restrict_what_is_judged_not_what_is_crafted_on(any_weights):
+    attack = {"attack": "pgd", "eps": "8/255", "sources": ["dynconv"], "models": ["skipnet"]}
+    suite = parse_suite(tables(models=["resnet", "skipnet"], attacks=[attack]))
+    assert [(c.model, c.source) for c in cells(suite)] == [("skipnet", "dynconv")]
+
+
 def test_numbers_and_fractions():
     attack = {"attack": "pgd", "eps": ["2/255", 0.5, 1], "step_size": "1/255"}
     entry = parse_suite(tables(attacks=[attack])).attacks[0]
@@ -194,6 +239,9 @@ def test_a_model_without_weights_is_refused(monkeypatch):
         ({"attacks": [{"attack": "pgd", "eps": "8/0"}]}, "divides by zero"),
         ({"attacks": [{"attack": "pgd", "eps": 8}]}, '"8/255"'),
         ({"attacks": [{"attack": "clean", "eps": 0.1}]}, "eps is 0"),
+        ({"attacks": [{"attack": "clean", "sources": ["resnet"]}]}, "Leave its sources out"),
+        ({"attacks": [{"attack": "pgd", "eps": 0.1, "sources": []}]}, "'sources' is no list"),
+        ({"attacks": [{"attack": "pgd", "eps": 0.1, "source": "resnet"}]}, "'sources'"),
         ({"attacks": [{"attack": "pgd", "eps": 0.1, "norm": "l3"}]}, "Did you mean"),
         ({"attacks": [{"attack": "pgd", "eps": 0.1, "stepz": 3}]}, "Did you mean 'steps'"),
         ({"attacks": [{"attack": "pgd", "eps": 0.1, "objectiv": "compute"}]}, "'objective'"),
@@ -213,6 +261,11 @@ def test_mistakes_in_a_suite(changes, said):
         ({"split": "tset"}, "Did you mean 'test'"),
         ({"attacks": [{"attack": "clean", "models": ["resnet"]}]}, "models that are not in it"),
         ({"attacks": [{"attack": "clean", "models": ["resnt"]}]}, "Did you mean 'resnet'"),
+        (
+            {"attacks": [{"attack": "pgd", "eps": 0.1, "sources": ["skip_rnn"]}]},
+            "made for japanese_vowels, the models that it is judged on for fashion_mnist",
+        ),
+        ({"attacks": [{"attack": "pgd", "eps": 0.1, "sources": ["skpnet"]}]}, "'skipnet'"),
     ],
 )
 def test_mistakes_that_show_in_the_cells(any_weights, changes, said):
@@ -226,6 +279,20 @@ def test_shipped_suites_are_right(any_weights, name):
     assert suite.name == name
     assert {entry.attack for entry in suite.attacks} >= {"clean", "noise", "pgd"}
     assert cells(suite)
+
+
+def test_the_shipped_transfer_pairs_all_dynamic_models_of_images(any_weights):
+    made = [c for c in cells(load_suite("transfer")) if c.dataset == "fashion_mnist"]
+    dynamic = {
+        spec.name
+        for spec in registry.list_models(static=False)
+        if spec.shipped and spec.datasets[0] == "fashion_mnist"
+    }
+    models = {c.model for c in made}
+    assert models >= dynamic
+    assert {(c.source, c.model, c.objective) for c in made} == set(
+        product(models, models, ("compute", "cross_entropy"))
+    )
 
 
 def test_a_file_of_the_user(tmp_path, any_weights):

@@ -8,6 +8,7 @@ from pandas import DataFrame, Series
 from robustdyn.checks.flag import LINE, TOLERANCE, Subject, flag, hostile_rows, known_rows, per_line
 from robustdyn.labels import parsed_params
 from robustdyn.metrics import headroom_recovered, summarize
+from robustdyn.sources import crafted_elsewhere
 
 SETBACK = 0.02  # a larger fall of an attack's success, as eps grows, is not noise of the search
 MANY_RISING = 0.2  # of the samples, at the end of an attack
@@ -18,8 +19,11 @@ EFFORT = ("steps", "restarts", "queries", "eot")  # parameters of which more can
 
 
 def _success(rows: DataFrame, *by: str) -> DataFrame:
-    """Return the lines of the attacks with their success: harm done, the more the larger."""
-    hostile = rows[rows["aim"].isin(["accuracy", "compute"])]
+    """Return the lines of the attacks with their success: harm done, the more the larger.
+
+    Attacks crafted on another model are left out: more of them need not harm this one more.
+    """
+    hostile = rows[rows["aim"].isin(["accuracy", "compute"]) & ~crafted_elsewhere(rows)]
     lines = summarize(hostile, by=[*LINE, "aim", "norm", "eps", *by], resamples=1)
     slowed = lines["headroom_recovered"]
     return lines.assign(

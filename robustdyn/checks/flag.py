@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pandas import DataFrame, Series
 
 from robustdyn.labels import count, dynamic
+from robustdyn.sources import crafted_elsewhere
 
 LINE = ["model", "dataset", "attack_label", "threat"]
 TOLERANCE = 0.002  # of accuracies and shares, as in AutoAttack's black-box check
@@ -77,6 +78,9 @@ def known_rows(rows: DataFrame, *columns: str) -> DataFrame:
 
 
 def hostile_rows(rows: DataFrame, aim: str) -> DataFrame:
-    """Return the rows of attacks with that aim; of those on compute, on dynamic models only."""
-    found = rows[(rows["aim"] == aim) & (rows["eps"] > 0)]
+    """Return the rows of attacks with that aim, crafted on the model that they judge.
+
+    Of those on compute, the rows of dynamic models only.
+    """
+    found = rows[(rows["aim"] == aim) & (rows["eps"] > 0) & ~crafted_elsewhere(rows)]
     return dynamic(found) if aim == "compute" else found

@@ -1,6 +1,6 @@
 """`robustdyn show`: one model, attack, dataset or suite in detail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -186,7 +186,7 @@ def _print_suite(details: Details) -> None:
     _print_facts(details)
     rows = [
         (
-            f"{a['attack']} {a['objective']}".strip(),
+            " ".join(filter(None, (a["attack"], a["objective"], _from(a["sources"])))),
             a["norm"],
             ", ".join(_eps(a["norm"], eps) for eps in a["eps"]),
             ", ".join(f"{k}={v}" for k, v in a["params"]),
@@ -194,6 +194,10 @@ def _print_suite(details: Details) -> None:
         for a in details["attacks"]
     ]
     click.echo(f"\n{columns([('attack', 'norm', 'eps', 'parameters'), *rows])}")
+
+
+def _from(sources: Sequence[str]) -> str:
+    return f"from {', '.join(sources)}" if sources else ""
 
 
 def _eps(norm: str, eps: float) -> str:

@@ -10,6 +10,7 @@
     eps = ["4/255", "8/255"]
     steps = 50
 
+An attack with `sources`, names or patterns too, is crafted on these and judged on the models.
 Shipped suites lie in this folder and go by their name, any other file by its path.
 `robustdyn.suites.parse` turns the tables into a checked Suite.
 """

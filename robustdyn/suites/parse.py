@@ -80,6 +80,12 @@ def _attack(table: Mapping[str, Any]) -> AttackEntry:
             f"{suggest(estimator, ESTIMATORS)}Choose one of: {', '.join(ESTIMATORS)}.",
         )
     norm = _text(values, "norm")
+    sources = _names(table["sources"], "sources") if "sources" in table else ()
+    if sources and name == "clean":
+        raise UserError(
+            "The attack 'clean' crafts nothing that could be judged on others.",
+            "Leave its sources out.",
+        )
     return AttackEntry(
         attack=name,
         objective=objective or (method.objectives[0] if method.objectives else ""),
@@ -88,6 +94,7 @@ def _attack(table: Mapping[str, Any]) -> AttackEntry:
         eps=_eps_list(name, norm, values.get("eps")),
         params=tuple(sorted(params.items())),
         models=_names(values["models"], "models") if values["models"] else (),
+        sources=sources,
     )
 
 

@@ -18,7 +18,7 @@ SUITE_KEYS = (
     "batch_size",
     "attacks",
 )
-ATTACK_KEYS = ("attack", "objective", "estimator", "norm", "eps", "models")
+ATTACK_KEYS = ("attack", "objective", "estimator", "norm", "eps", "models", "sources")
 """What else an [[attacks]] table holds is a parameter of the attack."""
 
 
@@ -71,6 +71,8 @@ def _override_attacks(tables: list[dict[str, Any]], key: str, value: Any) -> Non
         remedies = [refusal.remedy for refusal in refusals if refusal is not None]
         near = suggest(key, ATTACK_KEYS)
         hint = next((r for r in remedies if r.startswith("Did you mean")), near or remedies[-1])
+        if key in ATTACK_KEYS:
+            hint = "Write it into the suite file, in the [[attacks]] tables that are to have it."
         raise UserError(f"No attack of this suite has the setting '{key}'.", hint)
 
 
