@@ -114,24 +114,9 @@ class Cell:
 class AttackEntry:
     """One [[attacks]] table of a suite: an attack with its parameters and its list of eps.
 
-        UserError: if a model is unknown, its weights are missing or altered, a split is not in its
-            dataset, an attack's sources are all of other datasets, or no cell is left.
-    """
-    specs = _models(suite.models)
-    plan = [(entry, _sources_by_target(entry, specs)) for entry in suite.attacks]
-    names = {spec.name for spec in specs}
-    names |= {name for _, sources in plan for found in sources.values() for name in found if name}
-    weights = {
-        spec.name: model_sha256(spec, spec.datasets[0])
-        for spec in list_models()
-        if spec.name in names
-    }
-    found = [cell for spec in specs for cell in _cells_of_model(suite, spec, plan, weights)]
-    if not found:
-        raise UserError(
-            "Every attack of the suite is restricted to models that are not in it.",
-            "Change the `models` of the attacks, or those of the suite.",
-        )
+    `models` are patterns that restrict it to those of the suite's models that fit, which may be
+    none; empty means all. `sources` are patterns of the models that it is crafted on, each for all
+    models of its own dataset; empty means that it is crafted on the model that it is judged on.
     """
 
     attack: str
@@ -174,23 +159,8 @@ def cells(suite: Suite) -> list[Cell]:
     """Return the suite's cells in the order of its lists, duplicates merged.
 
     Raises:
-<<<<<<< HEAD
         UserError: if a model is unknown, its weights are missing or altered, a split is not in its
-            dataset, or no cell is left.
-    """
-    specs = _models(suite.models)
-    for entry in suite.attacks:
-        if entry.models:
-            _models(entry.models)  # a misspelt one is refused
-    found = [cell for spec in specs for cell in _cells_of_model(suite, spec)]
-    if not found:
-        raise UserError(
-            "Every attack of the suite is restricted to models that are not in it.",
-            "Change the `models` of the attacks, or those of the suite.",
-        )
-=======
-        UserError: if a model is unknown, its weights are missing or altered, an attack has nothing
-            to be judged on, or a split is not in its dataset.
+            dataset, an attack's sources are all of other datasets, or no cell is left.
     """
     specs = _models(suite.models)
     plan = [(entry, _sources_by_target(entry, specs)) for entry in suite.attacks]
@@ -202,7 +172,11 @@ def cells(suite: Suite) -> list[Cell]:
         if spec.name in names
     }
     found = [cell for spec in specs for cell in _cells_of_model(suite, spec, plan, weights)]
->>>>>>> transfer
+    if not found:
+        raise UserError(
+            "Every attack of the suite is restricted to models that are not in it.",
+            "Change the `models` of the attacks, or those of the suite.",
+        )
     return list({cell.id: cell for cell in found}.values())
 
 
