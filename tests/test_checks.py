@@ -1,5 +1,6 @@
 """Flags on made-up rows: each is raised by its cause, and by nothing else."""
 
+import json
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from synthetic_rows import run_rows
 
+from robustdyn import attacks
 from robustdyn.checks import FLAGS, find_flags
 
 DIAGNOSES = [
@@ -239,3 +241,13 @@ def test_flags_are_in_every_result(tmp_path):
     for flag in answer["flags"]:
         assert {"flag", "model", "detail", "raised_if", "means", "do"} <= set(flag)
     assert all(isinstance(cell["flags"], list) for cell in load_metadata(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("attack", [attack.name for attack in attacks.list_attacks()])
+def test_the_parameters_of_every_attack_can_be_judged(attack):
+    """Also beside a longer run: some attacks have None where they choose their own number."""
+    params = attacks.get(attack).params
+    longer = {k: 1000 if k in ("steps", "queries", "restarts") else v for k, v in params.items()}
+    rows = run_rows(attacks=ATTACKS, n=12)
+    texts = [json.dumps(values, default=str) for values in (params, longer)]
+    find_flags(pd.concat([rows.assign(params=text) for text in texts], ignore_index=True))

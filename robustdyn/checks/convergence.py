@@ -70,10 +70,15 @@ def more_effort_gains(rows: DataFrame) -> Iterator[Subject]:
 
 
 def _is_longer(long: dict, short: dict) -> bool:
-    """True if the two differ in effort alone, and `long` has more of some and less of none."""
+    """True if the two differ in effort alone, and `long` has more of some and less of none.
+
+    An effort of None, what the attack finds usual, compares with no number.
+    """
     rest = [{k: v for k, v in p.items() if k not in EFFORT} for p in (long, short)]
     pairs = [(long.get(k, 1), short.get(k, 1)) for k in EFFORT]
-    return rest[0] == rest[1] and any(a > b for a, b in pairs) and all(a >= b for a, b in pairs)
+    changed = [(a, b) for a, b in pairs if a != b]
+    more = bool(changed) and all(None not in pair and pair[0] > pair[1] for pair in changed)
+    return rest[0] == rest[1] and more
 
 
 @flag(
