@@ -69,10 +69,9 @@ def _plane(ax: Axes, points: DataFrame) -> None:
         ax.plot(slow, y, "^", color=SLOWEST, mec="white", mew=0.5, ms=6, zorder=3)
         ax.plot(clean, y, "o", color=INK, mec="white", mew=0.5, ms=6, zorder=4)
         across = ax.get_yaxis_transform()
-        line = {"color": SOFT, "lw": 0.5, "alpha": 0.5, "clip_on": False}
-        right = {"transform": across, "clip_on": False}
-        ax.text(1.025, height, name, fontsize=8, va="center", **right)
-        ax.plot((1.0, 1.02), (y, height), **line, transform=across)
+        ax.text(1.025, height, name, fontsize=8, va="center", transform=across, clip_on=False)
+        leader = ax.plot((1.0, 1.02), (y, height), transform=across, clip_on=False)[0]
+        leader.set(color=SOFT, linewidth=0.5, alpha=0.5)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
