@@ -18,11 +18,3 @@ __all__ = [
     "run_or_bypass",
     "step",
 ]
-    "add_if_kept",
-    "confidence",
-    "conv_at",
-    "conv_in_bits",
-    "early_exits",
-    "run_or_bypass",
-    "step",
-]
