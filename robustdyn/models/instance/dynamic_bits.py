@@ -147,6 +147,7 @@ def _gates(name: str, margins: Tensor) -> list[Decision]:
         loss=gate_rates(target=0.45, weight=5.0, spread=1.0),
         estimator="gumbel",
         full_share=0.2,
+        precision="float32",
     ),
 )
 def dynamic_bits(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
