@@ -51,6 +51,11 @@ def compute(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
     return trace.expected_macs() / trace.max_macs()
 
 
+def expected_bit_operations(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
+    """Return the expected bit operations as a part of the reachable maximum, (B,)."""
+    return trace.expected_bit_operations() / trace.max_bit_operations()
+
+
 def margin_hinge(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
     """Return minus what the closed gates lack to open, weighted by what they guard, (B,).
 
@@ -159,6 +164,15 @@ def by_macs(name: str, value: Value) -> Objective:
 
 for _value in (compute, margin_hinge, sharp_compute, log_reach):
     register_objective(by_macs(_value.__name__, _value))
+register_objective(
+    Objective(
+        "bit_operations",
+        value=expected_bit_operations,
+        score=lambda logits, y, trace: trace.bit_operations(),
+        reached=lambda score, trace: score >= trace.max_bit_operations() * (1 - TOLERANCE),
+        traced=True,
+    )
+)
 register_objective(
     Objective(
         "non_conflicting",

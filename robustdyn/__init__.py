@@ -24,6 +24,7 @@ _HOME = {
     "trace": "trace",
     "decide": "trace",
     "region": "trace",
+    "precision": "trace",
     "register_macs": "macs",
     "execution": "execution",
     "estimator": "gates",

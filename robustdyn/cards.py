@@ -41,7 +41,7 @@ def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
     `full_accuracy` and `full_macs` are those of full inference: every gate open, the last exit.
     """
     right = full_right = 0
-    macs, maxima = [], []
+    macs, maxima, bits, most_bits = [], [], [], []
     kept: dict[str, list[Tensor]] = {}
     for x, y in zip(*whole_batches(data), strict=True):
         with trace() as passed:
@@ -50,6 +50,8 @@ def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
             full_right += int((model(x).argmax(1) == y).sum())
         macs.append(passed.macs())
         maxima.append(torch.full((len(y),), passed.max_macs(), dtype=torch.float64))
+        bits.append(passed.bit_operations())
+        most_bits.append(torch.full((len(y),), passed.max_bit_operations(), dtype=torch.float64))
         for decision in passed.decisions.values():
             kept.setdefault(decision.name, []).append(decision.rate())
     spent, full = torch.cat(macs), torch.cat(maxima)
@@ -59,6 +61,8 @@ def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
         "full_accuracy": full_right / len(data),
         "mean_macs": float(spent.mean()),
         "full_macs": float(full.mean()),
+        "mean_bit_operations": float(torch.cat(bits).mean()),
+        "full_bit_operations": float(torch.cat(most_bits).mean()),
         "compute": float((spent / full).mean()),
         "compute_std": float((spent / full).std()),
         "gates": {name: float(torch.cat(rates).mean()) for name, rates in kept.items()},

@@ -192,6 +192,8 @@ class _Measured:
     macs: Tensor  # (B,)
     expected_macs: Tensor  # (B,)
     max_macs: float
+    bit_operations: Tensor  # (B,)
+    max_bit_operations: float
     exit: Tensor  # (B,), -1 without exits
     gates: dict[str, Tensor]  # name -> mean keep (B,)
     kinds: list[str]
@@ -211,6 +213,8 @@ def _measure(model: nn.Module, x: Tensor) -> _Measured:
         macs=passed.macs(),
         expected_macs=passed.expected_macs(),
         max_macs=passed.max_macs(),
+        bit_operations=passed.bit_operations(),
+        max_bit_operations=passed.max_bit_operations(),
         exit=torch.stack(taken).int().argmax(0) if taken else torch.full((len(x),), -1),
         gates={name: decision.rate() for name, decision in passed.decisions.items()},
         kinds=[decision.kind for decision in passed.decisions.values()],
@@ -246,6 +250,9 @@ def _columns(
         "clean_macs": clean.macs.numpy(),
         "adv_macs": adversarial.macs.numpy(),
         "max_macs": np.full(count, clean.max_macs),
+        "clean_bit_operations": clean.bit_operations.numpy(),
+        "adv_bit_operations": adversarial.bit_operations.numpy(),
+        "max_bit_operations": np.full(count, clean.max_bit_operations),
         "clean_expected_macs": clean.expected_macs.double().numpy(),
         "adv_expected_macs": adversarial.expected_macs.double().numpy(),
         "linf": distance(x_adv, batch.x, "linf").double().numpy(),

@@ -27,6 +27,7 @@ WORST_CASE = "worst case"
 _CLEAN_VALUE_OF = {
     "adv_pred": "clean_pred",
     "adv_macs": "clean_macs",
+    "adv_bit_operations": "clean_bit_operations",
     "adv_expected_macs": "clean_expected_macs",
     "adv_exit": "clean_exit",
     "adv_gates": "clean_gates",
@@ -58,21 +59,24 @@ def without_invalid(rows: DataFrame) -> DataFrame:
     return rows
 
 
-def amplification(rows: DataFrame) -> Series:
-    """Return C(x') / C(x) of every row; exactly 1.0 where the compute did not change."""
+def amplification(rows: DataFrame, currency: str = "macs") -> Series:
+    """Return C(x') / C(x) of every row; exactly 1.0 where the compute did not change.
+
+    `currency` is "macs", or "bit_operations": MACs x weight bits x activation bits.
+    """
     rows = without_invalid(rows)
-    return (rows["adv_macs"] / rows["clean_macs"]).rename("amplification")
+    return (rows[f"adv_{currency}"] / rows[f"clean_{currency}"]).rename("amplification")
 
 
-def headroom_recovered(rows: DataFrame) -> Series:
-    """Return (C(x') - C(x)) / (C_max - C(x)) of every row.
+def headroom_recovered(rows: DataFrame, currency: str = "macs") -> Series:
+    """Return (C(x') - C(x)) / (C_max - C(x)) of every row; `currency` as in `amplification`.
 
     NaN where the clean sample already costs the maximum (always so for static models). Nothing is
     clipped: an attack that makes a sample cheaper gives a negative value.
     """
     rows = without_invalid(rows)
-    headroom = rows["max_macs"] - rows["clean_macs"]
-    gained = rows["adv_macs"] - rows["clean_macs"]
+    headroom = rows[f"max_{currency}"] - rows[f"clean_{currency}"]
+    gained = rows[f"adv_{currency}"] - rows[f"clean_{currency}"]
     return (gained / headroom.where(headroom != 0)).rename("headroom_recovered")
 
 

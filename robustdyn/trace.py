@@ -6,7 +6,8 @@ regions, so the compute of sample b is
     C(b) = sum over stacks s of macs(s) * product over regions r in s of share_r(b)
 
 where macs(s) is counted by watching the operations (robustdyn.macs) and the shares come from the
-decisions: hard from keep, soft from sigmoid(margin).
+decisions: hard from keep, soft from sigmoid(margin). Bit operations, MACs times the bits of both
+operands, are a second currency over the same polynomial: see `precision`.
 """
 
 import threading
@@ -23,12 +24,18 @@ from robustdyn.decision import KINDS, Decision, Exit, Share
 from robustdyn.gates import keep_from
 from robustdyn.macs import MacCounter
 
+FULL_BITS = 32  # of a weight or activation whose precision nobody states
+
 
 @dataclass
 class _Bucket:
-    """The MACs counted in one stack of regions: `each` grows with the batch, `shared` does not."""
+    """The MACs counted in one stack of regions at one precision.
+
+    `each` grows with the batch, `shared` does not; `bits` is the product of the operands' bits.
+    """
 
     shares: tuple[Share, ...]
+    bits: int
     each: int = 0
     shared: int = 0
 
@@ -48,25 +55,34 @@ class Trace:
     exits: list[Exit] = field(default_factory=list)
     activations: list[Tensor] = field(default_factory=list)
     sparse: bool = False
-    _buckets: dict[tuple[int, ...], _Bucket] = field(default_factory=dict)
+    _buckets: dict[tuple[tuple[int, ...], int], _Bucket] = field(default_factory=dict)
     _batch_size: int | None = None
     _repeated: str | None = None
     _device: torch.device | None = None
 
     def macs(self) -> Tensor:
         """Return the exact MACs of each sample, (B,) float64: what it would cost alone."""
-        hard = [(macs, [s.hard for s in shares]) for macs, shares in self._terms()]
-        return self._total(hard, torch.float64)
+        return self._hard(self._terms())
 
     def expected_macs(self) -> Tensor:
         """Return the expected MACs of each sample, (B,), differentiable in the margins."""
-        soft = [(macs, [s.soft for s in shares]) for macs, shares in self._terms()]
-        dtypes = {share.dtype for _, shares in soft for share in shares}
-        return self._total(soft, torch.float64 if torch.float64 in dtypes else torch.float32)
+        return self._soft(self._terms())
 
     def max_macs(self) -> float:
         """Return the largest MACs that any sample of this input shape can reach."""
-        return float(sum(m * prod(s.maximum for s in shares) for m, shares in self._terms()))
+        return _maximum(self._terms())
+
+    def bit_operations(self) -> Tensor:
+        """Return MACs x weight bits x activation bits of each sample, exactly, (B,) float64."""
+        return self._hard(self._terms(in_bits=True))
+
+    def expected_bit_operations(self) -> Tensor:
+        """Return the expected bit operations of each sample, (B,), differentiable."""
+        return self._soft(self._terms(in_bits=True))
+
+    def max_bit_operations(self) -> float:
+        """Return the largest bit operations that any sample of this input shape can reach."""
+        return _maximum(self._terms(in_bits=True))
 
     def terms(self) -> list[tuple[float, tuple[Share, ...]]]:
         """Return the polynomial: the MACs of each stack of regions, and the shares that scale them.
@@ -79,7 +95,7 @@ class Trace:
             (macs, tuple(f for share in shares for f in share.factors)) for macs, shares in terms
         ]
 
-    def _terms(self) -> list[tuple[float, tuple[Share, ...]]]:
+    def _terms(self, *, in_bits: bool = False) -> list[tuple[float, tuple[Share, ...]]]:
         if self._repeated is not None:
             raise RuntimeError(
                 f"Decision '{self._repeated}' was made twice: one trace holds one forward pass."
@@ -94,7 +110,19 @@ class Trace:
                 "in the same thread (DataParallel replicas run in others)."
             )
         size = self._batch_size
-        return [(b.each / size + b.shared, b.shares) for b in self._buckets.values()]
+        return [
+            ((b.each / size + b.shared) * (b.bits if in_bits else 1), b.shares)
+            for b in self._buckets.values()
+        ]
+
+    def _hard(self, terms: list[tuple[float, tuple[Share, ...]]]) -> Tensor:
+        hard = [(cost, [share.hard for share in shares]) for cost, shares in terms]
+        return self._total(hard, torch.float64)
+
+    def _soft(self, terms: list[tuple[float, tuple[Share, ...]]]) -> Tensor:
+        soft = [(cost, [share.soft for share in shares]) for cost, shares in terms]
+        dtypes = {share.dtype for _, shares in soft for share in shares}
+        return self._total(soft, torch.float64 if torch.float64 in dtypes else torch.float32)
 
     def _total(self, terms: list[tuple[float, list[Tensor]]], dtype: torch.dtype) -> Tensor:
         guarded = [share for _, shares in terms for share in shares]
@@ -108,10 +136,10 @@ class Trace:
         return total
 
     def _count(self, stack: tuple[Share, ...], macs: int, shared: bool) -> None:
-        key = tuple(map(id, stack))
+        key = tuple(map(id, stack)), _local.bits
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(stack)
+            bucket = self._buckets[key] = _Bucket(stack, _local.bits)
         if shared:
             bucket.shared += macs
         else:
@@ -120,6 +148,10 @@ class Trace:
     def _see(self, x: Tensor) -> None:
         self._batch_size = x.shape[0] if x.dim() else 1
         self._device = x.device
+
+
+def _maximum(terms: list[tuple[float, tuple[Share, ...]]]) -> float:
+    return float(sum(cost * prod(s.maximum for s in shares) for cost, shares in terms))
 
 
 @dataclass
@@ -139,6 +171,7 @@ class _Local(threading.local):
         self.recordings: list[_Recording] = []
         self.stack: tuple[Share, ...] = ()
         self.copies = 1
+        self.bits = FULL_BITS**2
 
 
 _local = _Local()
@@ -252,6 +285,16 @@ class region:
 
     def __exit__(self, *_) -> None:
         _local.stack = self._outer
+
+
+@contextmanager
+def precision(*, weights: int, activations: int) -> Iterator[None]:
+    """Count the operations inside at so many bits per weight and per activation; else 32 each."""
+    before, _local.bits = _local.bits, weights * activations
+    try:
+        yield
+    finally:
+        _local.bits = before
 
 
 def is_tracing() -> bool:

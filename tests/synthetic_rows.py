@@ -126,6 +126,8 @@ def cell_rows(
     )
     rows["params"] = "{}"
     rows["fitted_on"] = "calibration" if kind.gate_kind == "exit" else ""
+    for when in ("clean", "adv", "max"):
+        rows[f"{when}_bit_operations"] = 1024 * rows[f"{when}_macs"]
     rows["clean_expected_macs"] = rows["clean_macs"] * 0.9
     rows["adv_expected_macs"] = rows["adv_macs"] * 0.9
     rows["gate_gradient"] = None if static else True

@@ -12,6 +12,7 @@ from robustdyn import attacks
 from robustdyn.checks import FLAGS, find_flags
 
 DIAGNOSES = [
+    *("clean_bit_operations", "adv_bit_operations", "max_bit_operations"),
     *("params", "fitted_on", "clean_expected_macs", "adv_expected_macs", "gate_gradient"),
     *("loss_gradient", "repeatable", "still_rising", "uses_gradient"),
 ]

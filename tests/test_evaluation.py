@@ -15,6 +15,7 @@ COLUMNS = [
     *("model", "family", "static", "dataset", "split", "attack", "objective", "estimator"),
     *("norm", "eps", "seed", "params", "fitted_on", "uses_gradient"),
     *("sample_id", "label", "clean_pred", "adv_pred", "clean_macs", "adv_macs", "max_macs"),
+    *("clean_bit_operations", "adv_bit_operations", "max_bit_operations"),
     *("clean_expected_macs", "adv_expected_macs", "linf", "l2", "valid", "clean_exit", "adv_exit"),
     *("gate_names", "gate_kinds", "clean_gates", "adv_gates", "image", "adv_image", "image_shape"),
     *("clean_map", "adv_map", "map_shape", "gate_gradient", "loss_gradient", "repeatable"),

@@ -112,6 +112,7 @@ def test_labels():
 
 
 DIAGNOSES = [
+    *("clean_bit_operations", "adv_bit_operations", "max_bit_operations"),
     *("params", "fitted_on", "clean_expected_macs", "adv_expected_macs", "gate_gradient"),
     *("loss_gradient", "repeatable", "still_rising", "uses_gradient"),
 ]

@@ -114,6 +114,8 @@ def _suite(name: str) -> Details:
 
 
 def _print_model(details: Details) -> None:
+    from robustdyn.trace import FULL_BITS
+
     marks = [key for key in ("static_compute", "batch_coupled", "randomised") if details[key]]
     sample = details["sample"]
     lines: list[tuple[str, object]] = [
@@ -129,6 +131,10 @@ def _print_model(details: Details) -> None:
         normal = f"accuracy {card['accuracy']:.1%} at {megamacs(card['mean_macs'])} MACs"
         full = f"full inference {card['full_accuracy']:.1%} at {megamacs(card['full_macs'])} MACs"
         lines.append((f"on {dataset}", f"{normal}; {full}"))
+        full_bits = card.get("full_bit_operations", 0.0)
+        if full_bits and full_bits < FULL_BITS**2 * card["full_macs"]:
+            bits = (megamacs(card["mean_bit_operations"]), megamacs(full_bits))
+            lines.append(("bit operations", f"{bits[0]} of {bits[1]}"))
     if not details["cards"]:
         remedy = f"; `robustdyn train {details['name']}` makes them" if details["recipe"] else ""
         own = "its function's own" if details["plugin"] else "none"
