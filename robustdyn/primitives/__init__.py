@@ -4,8 +4,17 @@ A model describes its gates with these and never looks at the execution mode its
 """
 
 from robustdyn.primitives.exits import confidence, early_exits
+from robustdyn.primitives.own_kernels import conv_own
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
-__all__ = ["add_if_kept", "confidence", "conv_at", "early_exits", "run_or_bypass", "step"]
+__all__ = [
+    "add_if_kept",
+    "confidence",
+    "conv_at",
+    "conv_own",
+    "early_exits",
+    "run_or_bypass",
+    "step",
+]
