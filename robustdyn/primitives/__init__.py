@@ -5,6 +5,7 @@ A model describes its gates with these and never looks at the execution mode its
 
 from robustdyn.primitives.bits import conv_in_bits
 from robustdyn.primitives.exits import confidence, early_exits
+from robustdyn.primitives.own_kernels import conv_own
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
@@ -14,6 +15,7 @@ __all__ = [
     "confidence",
     "conv_at",
     "conv_in_bits",
+    "conv_own",
     "early_exits",
     "run_or_bypass",
     "step",
