@@ -3,9 +3,19 @@
 A model describes its gates with these and never looks at the execution mode itself.
 """
 
-from robustdyn.primitives.exits import confidence, early_exits
+from robustdyn.primitives.exit_rules import confidence, entropy, patience
+from robustdyn.primitives.exits import early_exits
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
-__all__ = ["add_if_kept", "confidence", "conv_at", "early_exits", "run_or_bypass", "step"]
+__all__ = [
+    "add_if_kept",
+    "confidence",
+    "conv_at",
+    "early_exits",
+    "entropy",
+    "patience",
+    "run_or_bypass",
+    "step",
+]
