@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,63 +10,43 @@ from torch import Tensor
 from robustdyn.decision import Decision, Exit
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.primitives.exit_rules import Rule, confidence_logit
 from robustdyn.trace import decide, mark_sparse, record_exit, region
-
-Rule = Callable[[list[Tensor]], Tensor]  # logits (B, K) of exits 0..k -> margin (B,) of going on
-
-
-def confidence(thresholds: Tensor) -> Rule:
-    """Return the rule "stop at exit k if the largest probability is at least thresholds[k]".
-
-    The margin of going on is logit(threshold) - logit(largest probability).
-
-    Args:
-        thresholds: (exits,), probabilities between 0 and 1.
-    """
-
-    def margin(logits: list[Tensor]) -> Tensor:
-        return torch.logit(thresholds[len(logits) - 1]) - confidence_logit(logits[-1])
-
-    return margin
-
-
-def confidence_logit(logits: Tensor) -> Tensor:
-    """Return the log-odds (B,) of the largest probability of softmax(logits), logits (B, K)."""
-    top, index = logits.max(1, keepdim=True)
-    others = logits.scatter(1, index, float("-inf"))
-    return top[:, 0] - others.logsumexp(1)
 
 
 def early_exits(
     x: Tensor,
-    segments: Iterable[Callable[[Tensor], Tensor]],
-    heads: Iterable[Callable[[Tensor], Tensor]],
+    segments: Iterable[Callable[[Any], Any]],
+    heads: Iterable[Callable[[Any], Tensor]],
     rule: Rule,
     *,
     most_confident: bool = False,
+    first: int = 0,
 ) -> Tensor:
     """Return the logits (B, K) of the exit at which each sample stops.
 
     Args:
         x: (B, ...), the input of the first segment.
-        segments: each reads the output of the one before, sample by sample.
+        segments: each maps the output of the one before, sample by sample; an output is a tensor
+            (n, ...) or a tuple of such tensors.
         heads: one classifier per segment, (n, ...) -> (n, K).
         rule: the margin of going on after an exit, from the logits of all exits so far.
         most_confident: if no exit is sure, not even the last, answer with the most confident one
             (Shallow-Deep Networks, Kaya et al. 2019, arXiv:1810.07052) instead of the last.
+        first: the first exit at which a sample may stop; those before it only inform the rule.
     """
     run = _sparse if is_sparse() else _dense
-    return run(x, list(zip(segments, heads, strict=True)), rule, most_confident)
+    return run(x, list(zip(segments, heads, strict=True)), rule, most_confident, first)
 
 
-def _dense(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor:
+def _dense(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) -> Tensor:
     logits: list[Tensor] = []
     gates: list[Decision] = []
     with ExitStack() as regions:
         for k, (segment, head) in enumerate(stages):
             x = segment(x)
             logits.append(head(x))
-            if k < len(stages) - 1:
+            if first <= k < len(stages) - 1:
                 gates.append(decide(f"exit{k}", rule(logits), kind="exit"))
                 regions.enter_context(region(gates[-1].share()))
     return answer(logits, gates, rule, most_confident)
@@ -78,20 +59,21 @@ def answer(
 
     Args:
         logits: (B, K) of each exit.
-        gates: the decisions to go on, margins (B,), after every exit but the last.
+        gates: the decisions to go on, margins (B,), after every exit but the last; where the
+            first exits cannot be taken, after those that can.
         rule, most_confident: as in `early_exits`.
     """
     _record(logits, gates)
     answers = [*logits[:-1], _last_answer(logits, rule) if most_confident else logits[-1]]
     out = torch.zeros_like(logits[0])
     reach = torch.ones_like(logits[0][:, 0])  # (B,)
-    for answer, gate in zip(answers, gates, strict=False):
+    for answer, gate in zip(answers[len(logits) - 1 - len(gates) :], gates, strict=False):
         out = out + (reach * (1 - gate.keep))[:, None] * answer
         reach = reach * gate.keep
     return out + reach[:, None] * answers[-1]
 
 
-def _sparse(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor:
+def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) -> Tensor:
     mark_sparse()
     rows = torch.arange(x.shape[0], device=x.device)  # the samples still running
     logits: list[Tensor] = []  # of the samples still running
@@ -104,14 +86,22 @@ def _sparse(x: Tensor, stages: list, rule: Rule, most_confident: bool) -> Tensor
         if k == len(stages) - 1:
             answer = _last_answer(logits, rule) if most_confident else logits[-1]
             return scatter_rows(answer, rows, out)
+        if k < first:
+            continue
         on = decide(f"exit{k}", rule(logits), kind="exit").kept
         stopped, kept = (~on).nonzero().flatten(), on.nonzero().flatten()
         out = scatter_rows(gather_rows(logits[-1], stopped), gather_rows(rows, stopped), out)
         if not len(kept):
             return out
-        x, rows = gather_rows(x, kept), gather_rows(rows, kept)
+        x, rows = _gather(x, kept), gather_rows(rows, kept)
         logits = [gather_rows(part, kept) for part in logits]
     raise ValueError("early_exits needs at least one segment")
+
+
+def _gather(x: Any, rows: Tensor) -> Any:
+    if isinstance(x, Tensor):
+        return gather_rows(x, rows)
+    return tuple(gather_rows(part, rows) for part in x)
 
 
 def _last_answer(logits: list[Tensor], rule: Rule) -> Tensor:
@@ -126,10 +116,15 @@ def _last_answer(logits: list[Tensor], rule: Rule) -> Tensor:
 def _record(logits: list[Tensor], gates: list[Decision]) -> None:
     chance = torch.ones_like(logits[0][:, 0])
     reached = torch.ones_like(chance, dtype=torch.bool)
+    untaken = len(logits) - 1 - len(gates)  # the first exits, which cannot be taken
     for k, part in enumerate(logits):
-        if k < len(gates):
-            onward = torch.sigmoid(gates[k].margin)
-            record_exit(Exit(f"exit{k}", part, chance * (1 - onward), reached & ~gates[k].kept))
-            chance, reached = chance * onward, reached & gates[k].kept
+        if k < untaken:
+            stop, taken = torch.zeros_like(chance), torch.zeros_like(reached)
+        elif k < len(logits) - 1:
+            gate = gates[k - untaken]
+            onward = torch.sigmoid(gate.margin)
+            stop, taken = chance * (1 - onward), reached & ~gate.kept
+            chance, reached = chance * onward, reached & gate.kept
         else:
-            record_exit(Exit(f"exit{k}", part, chance, reached))
+            stop, taken = chance, reached
+        record_exit(Exit(f"exit{k}", part, stop, taken))
