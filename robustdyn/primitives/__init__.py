@@ -4,8 +4,25 @@ A model describes its gates with these and never looks at the execution mode its
 """
 
 from robustdyn.primitives.exits import confidence, early_exits
+from robustdyn.primitives.experts import kept_softmax, mix_experts, route_top_k, route_top_p
+from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
-__all__ = ["add_if_kept", "confidence", "conv_at", "early_exits", "run_or_bypass", "step"]
+__all__ = [
+    "add_if_kept",
+    "any_open",
+    "confidence",
+    "conv_at",
+    "early_exits",
+    "either",
+    "kept_softmax",
+    "leaf",
+    "mix_experts",
+    "route_top_k",
+    "route_top_p",
+    "run_or_bypass",
+    "run_paths",
+    "step",
+]
