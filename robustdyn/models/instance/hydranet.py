@@ -116,10 +116,11 @@ def fit_branch_threshold(*, max_drop: float) -> Calibrate:
     task="image",
     datasets=("fashion_mnist",),
     recipe=Recipe(
-        epochs=7,
+        epochs=5,
         loss=subtask_supervision(subtasks=SUBTASKS, weight=0.5),
         calibrate=fit_branch_threshold(max_drop=0.002),
         full_share=0.25,
+        augment="none",
         precision="float32",
     ),
 )

@@ -48,9 +48,10 @@ def balanced_budget(*, balance: float, target: float, weight: float, spread: flo
     paper="Huang et al., Harder Tasks Need More Experts, 2024, arXiv:2403.07652",
     task="image",
     recipe=Recipe(
-        epochs=7,
+        epochs=5,
         loss=balanced_budget(balance=0.05, target=0.45, weight=2.0, spread=1.0),
         full_share=0.15,
+        augment="none",
         precision="float32",
     ),
 )

@@ -47,7 +47,9 @@ def _squared_variation(values: Tensor) -> Tensor:
     paper="Shazeer et al., Outrageously Large Neural Networks, 2017, arXiv:1701.06538",
     task="image",
     static_compute=True,
-    recipe=Recipe(epochs=7, loss=balanced_experts(weight=0.02), precision="float32"),
+    recipe=Recipe(
+        epochs=5, loss=balanced_experts(weight=0.02), augment="none", precision="float32"
+    ),
 )
 def moe_topk(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
     """A network that routes each sample to the best 2 of 4 convolutional experts per mixture.

@@ -139,9 +139,10 @@ def mixture_of_leaves(*, target: float, weight: float, spread: float, decay: flo
     paper="Tanno et al., Adaptive Neural Trees, 2019, arXiv:1807.06699",
     task="image",
     recipe=Recipe(
-        epochs=7,
+        epochs=5,
         loss=mixture_of_leaves(target=0.55, weight=2.0, spread=1.0, decay=0.005),
         full_share=0.15,
+        augment="none",
         precision="float32",
     ),
 )

@@ -150,9 +150,10 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
     paper="Li et al., Learning Dynamic Routing for Semantic Segmentation, 2020, arXiv:2003.10401",
     task="image",
     recipe=Recipe(
-        epochs=6,
+        epochs=5,
         loss=routing_budget(target=0.5, weight=5.0, floor=0.2, spread=1.0),
         full_share=0.2,
+        augment="none",
         precision="float32",
     ),
 )
