@@ -1,7 +1,10 @@
 """What the gates of a model guard, in MACs: traces of one sample with its gates forced."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import random
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from operator import ne
 from typing import NamedTuple
 
 import torch
@@ -10,11 +13,14 @@ from torch import Tensor, nn
 from robustdyn import gates
 from robustdyn.trace import Trace, trace
 
+DRAWS = 16  # of the other gates' decisions, for a gate that full inference does not reach
+
 
 class Gate(NamedTuple):
     """A gate: its kind, its margin's shape in one sample, and the MACs saved by closing it alone.
 
-    Closing an exit's gate stops there.
+    Closing an exit's gate stops there. A gate that full inference does not reach, such as one in
+    the cheaper half of a tree, is closed among random decisions of the others.
     """
 
     name: str
@@ -36,35 +42,45 @@ def anatomy(model: nn.Module, x: Tensor) -> Anatomy:
     """Return the anatomy of a model on the first sample of x (B, ...)."""
     with trace() as decided:
         model(x)
-    opened = _forced(model, x, closed=None)
+    opened = _forced(model, x, lambda _: True)
     full = float(opened.macs()[0])
     found = [
         Gate(
             decision.name,
             decision.kind,
             tuple(decision.margin.shape[1:]),
-            full - float(_forced(model, x, closed=k).macs()[0]),
+            full - float(_forced(model, x, partial(ne, k)).macs()[0]) or _elsewhere(model, x, k),
         )
         for k, decision in enumerate(opened.decisions.values())
     ]
     return Anatomy(float(decided.macs()[0]), full, found)
 
 
-def _forced(model: nn.Module, x: Tensor, *, closed: int | None) -> Trace:
-    """Trace x with every gate open, but for the gate that decides as number `closed`."""
-    with _all_open_but(closed), trace() as result:
-        model(x)
-    return result
+def _elsewhere(model: nn.Module, x: Tensor, number: int) -> float:
+    """The most that a gate guards where full inference never comes: behind another's other branch.
+
+    Over random decisions of all other gates.
+    """
+
+    def saving(draw: int) -> float:
+        closed = _forced(model, x, lambda gate: gate != number and _drawn(draw, gate))
+        opened = _forced(model, x, lambda gate: gate == number or _drawn(draw, gate))
+        return float(opened.macs()[0] - closed.macs()[0])
+
+    return max(map(saving, range(DRAWS)))
 
 
-@contextmanager
-def _all_open_but(closed: int | None) -> Iterator[None]:
-    made = 0
+def _drawn(draw: int, gate: int) -> bool:
+    return random.Random(f"{draw} {gate}").random() < 0.5
+
+
+def _forced(model: nn.Module, x: Tensor, opens: Callable[[int], bool]) -> Trace:
+    """Trace x with every gate open or shut as `opens` says of its number in the forward pass."""
+    made = count()
 
     def keep(margin: Tensor) -> Tensor:
-        nonlocal made
-        made += 1
-        return torch.zeros_like(margin) if made - 1 == closed else torch.ones_like(margin)
+        return torch.full_like(margin, float(opens(next(made))))
 
-    with gates.using(keep):
-        yield
+    with gates.using(keep), trace() as result:
+        model(x)
+    return result

@@ -6,20 +6,30 @@ A model describes its gates with these and never looks at the execution mode its
 from robustdyn.primitives.bits import conv_in_bits
 from robustdyn.primitives.exit_rules import confidence, entropy, patience
 from robustdyn.primitives.exits import early_exits
+from robustdyn.primitives.experts import kept_softmax, mix_experts, route_top_k, route_top_p
 from robustdyn.primitives.own_kernels import conv_own
+from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
 __all__ = [
     "add_if_kept",
+    "any_open",
     "confidence",
     "conv_at",
     "conv_in_bits",
     "conv_own",
     "early_exits",
+    "either",
     "entropy",
+    "kept_softmax",
+    "leaf",
+    "mix_experts",
     "patience",
+    "route_top_k",
+    "route_top_p",
     "run_or_bypass",
+    "run_paths",
     "step",
 ]
