@@ -3,9 +3,20 @@
 A model describes its gates with these and never looks at the execution mode itself.
 """
 
+from robustdyn.primitives.channels import masked_channels
 from robustdyn.primitives.exits import confidence, early_exits
+from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
-__all__ = ["add_if_kept", "confidence", "conv_at", "early_exits", "run_or_bypass", "step"]
+__all__ = [
+    "add_if_kept",
+    "confidence",
+    "conv_at",
+    "early_exits",
+    "masked_channels",
+    "partial_conv",
+    "run_or_bypass",
+    "step",
+]
