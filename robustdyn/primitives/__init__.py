@@ -4,10 +4,12 @@ A model describes its gates with these and never looks at the execution mode its
 """
 
 from robustdyn.primitives.bits import conv_in_bits
+from robustdyn.primitives.channels import masked_channels
 from robustdyn.primitives.exit_rules import confidence, entropy, patience
 from robustdyn.primitives.exits import early_exits
 from robustdyn.primitives.experts import kept_softmax, mix_experts, route_top_k, route_top_p
 from robustdyn.primitives.own_kernels import conv_own
+from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
@@ -25,7 +27,9 @@ __all__ = [
     "entropy",
     "kept_softmax",
     "leaf",
+    "masked_channels",
     "mix_experts",
+    "partial_conv",
     "patience",
     "route_top_k",
     "route_top_p",

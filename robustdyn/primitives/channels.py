@@ -1,0 +1,127 @@
+"""Mask channels: compute only the kept outputs of a layer, from the inputs that are not zero."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustdyn.decision import Decision, Share
+from robustdyn.execution import is_sparse
+from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.trace import mark_sparse, region
+
+
+def masked_channels(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    outputs: Decision | None = None,
+    inputs: Sequence[Decision] = (),
+    norm: nn.Module | None = None,
+) -> Tensor:
+    """Return keep * norm(layer(x)): the channels that `outputs` keeps, zero elsewhere.
+
+    The mask comes after the norm, so that a closed channel is zero and not the norm's constant. A
+    sample costs kept outputs times live inputs: those that one of the gates in `inputs` keeps, the
+    union of their masks. Across residual additions x is a sum, and all that feed it count.
+
+    Args:
+        layer: an nn.Conv2d without bias, groups or dilation, or an nn.Linear.
+        x: (B, C, H, W), or (B, C) for a linear layer.
+        outputs: a decision with margin (B, G): one gate for each of G equal blocks of consecutive
+            output channels; None computes all.
+        inputs: the gates of the parts whose sum x is, so that x is zero where none of them keeps;
+            margins (B, G'). Empty: all channels of x are live.
+        norm: channel by channel, batch norm in eval; None is the identity.
+    """
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise TypeError(f"masked_channels needs a Conv2d or a Linear, not {type(layer).__name__}")
+    norm = norm or nn.Identity()
+    if is_sparse():
+        y = norm(_sparse(layer, x, outputs, inputs))
+    else:
+        y = norm(_dense(layer, x, outputs, inputs))
+    if outputs is None:
+        return y
+    keep = _of_channels(outputs.keep, y.shape[1])
+    return keep.reshape(*keep.shape, *[1] * (y.dim() - 2)) * y
+
+
+def union_share(gates: Sequence[Decision]) -> Share:
+    """Return the share of channels that at least one gate keeps; margins (B, G) of one shape.
+
+    The soft share is the chance that any of the gates keeps a channel.
+    """
+    if len(gates) == 1:
+        return gates[0].share()
+
+    def hard() -> Tensor:
+        return _union(gates).double().mean(1)
+
+    def soft() -> Tensor:  # 1 - prod(1 - p), with log(1 - sigmoid(m)) = -softplus(m)
+        closed = torch.stack([F.softplus(gate.margin) for gate in gates]).sum(0)
+        return -torch.expm1(-closed).mean(1)
+
+    return Share(hard, soft)
+
+
+def _union(gates: Sequence[Decision]) -> Tensor:
+    return torch.stack([gate.kept for gate in gates]).any(0)  # (B, G)
+
+
+def _of_channels(blocks: Tensor, channels: int) -> Tensor:
+    """Repeat each block's entry for its channels, (B, G) -> (B, C)."""
+    count = blocks.shape[1]
+    return blocks if count == channels else blocks.repeat_interleave(channels // count, 1)
+
+
+def _dense(
+    layer: nn.Module, x: Tensor, outputs: Decision | None, inputs: Sequence[Decision]
+) -> Tensor:
+    shares = [union_share(inputs)] if inputs else []
+    shares += [outputs.share()] if outputs is not None else []
+    if not shares:
+        return layer(x)
+    with region(shares[0] if len(shares) == 1 else shares[0] * shares[1]):
+        return layer(x)
+
+
+def _sparse(
+    layer: nn.Conv2d | nn.Linear,
+    x: Tensor,
+    outputs: Decision | None,
+    inputs: Sequence[Decision],
+) -> Tensor:
+    """The layer, sample by sample: its small weight of kept outputs and live inputs."""
+    mark_sparse()
+    count, channels = layer.weight.shape[:2]
+    everything = x.new_ones(len(x), 1, dtype=torch.bool)
+    kept = _of_channels(everything if outputs is None else outputs.kept, count)
+    live = _of_channels(_union(inputs) if inputs else everything, channels)
+    out = x.new_zeros(len(x), count, *_positions(layer, x))
+    for b in range(len(x)):
+        rows, columns = kept[b].nonzero().flatten(), live[b].nonzero().flatten()
+        if len(rows):
+            y = _small(layer, gather_rows(x[b], columns), rows, columns)
+            out[b] = scatter_rows(y, rows, out[b])
+    return out
+
+
+def _positions(layer: nn.Conv2d | nn.Linear, x: Tensor) -> list[int]:
+    """The height and width of the layer's output; nothing for a linear layer."""
+    if isinstance(layer, nn.Linear):
+        return []
+    kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    return [(size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:]]
+
+
+def _small(layer: nn.Conv2d | nn.Linear, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The outputs `rows` of one sample, whose live inputs `columns` are x (n, ...)."""
+    weight = gather_rows(layer.weight, rows).index_select(1, columns)
+    bias = None if layer.bias is None else gather_rows(layer.bias, rows)
+    if isinstance(layer, nn.Linear):
+        return F.linear(x[None], weight, bias)[0]
+    if not len(columns):  # torch has no convolution of zero channels
+        return x.new_zeros(len(rows), *_positions(layer, x[None]))
+    return F.conv2d(x[None], weight, bias, layer.stride, layer.padding)[0]
