@@ -8,6 +8,7 @@ from robustdyn.primitives.channels import masked_channels
 from robustdyn.primitives.exit_rules import confidence, entropy, patience
 from robustdyn.primitives.exits import early_exits
 from robustdyn.primitives.experts import kept_softmax, mix_experts, route_top_k, route_top_p
+from robustdyn.primitives.halting import ponder, until_halted
 from robustdyn.primitives.own_kernels import conv_own
 from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
@@ -31,9 +32,11 @@ __all__ = [
     "mix_experts",
     "partial_conv",
     "patience",
+    "ponder",
     "route_top_k",
     "route_top_p",
     "run_or_bypass",
     "run_paths",
     "step",
+    "until_halted",
 ]
