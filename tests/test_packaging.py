@@ -79,7 +79,7 @@ LAYERS = [
     {"reading"},
     {"adapters"},
     {"threat", "data", "weights", "recipe"},
-    {"losses", "calibration"},
+    {"losses", "calibration", "exit_losses", "exit_calibration"},
     {"registry", "models"},
     {"attacks"},
 ]

@@ -55,7 +55,7 @@ class ActResNet(nn.Module):
         in_channels: int,
         mean: Sequence[float],
         std: Sequence[float],
-        widths: Sequence[int] = (16, 24, 48),
+        widths: Sequence[int] = (16, 24, 40),
         blocks: Sequence[int] = (1, 4, 4),
         bias: float = -1.0,
     ):
@@ -96,7 +96,7 @@ def ponder_cost(*, weight: float) -> Loss:
     family="instance.depth.layer_skip.halting",
     paper="Figurnov et al., Spatially Adaptive Computation Time, 2017, arXiv:1612.02297",
     task="image",
-    recipe=Recipe(epochs=8, loss=ponder_cost(weight=0.02), precision="float32"),
+    recipe=Recipe(epochs=5, loss=ponder_cost(weight=0.02), augment="none", precision="float32"),
 )
 def act_resnet(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
     """A residual network whose stages stop when their halting scores sum to one."""

@@ -29,7 +29,7 @@ class Policy(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         widths: Sequence[int],
-        opening_bias: float = 2.0,
+        opening_bias: float = 1.0,
     ):
         super().__init__()
         stem = Stem(in_channels, widths[0], mean, std, stride=2)
@@ -101,7 +101,8 @@ def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
 
     The reward is 1 - (share of blocks run)^2 for a right answer and -penalty for a wrong one. The
     advantage is the reward less that of the thresholded policy (self-critical REINFORCE). The
-    blocks learn one by one, from the last back to the first, over the first half of training.
+    first third of training has random actions; then the blocks learn one by one, from the last
+    back to the first, over the second third.
     Deviations from Wu et al. 2018, arXiv:1711.08393: an answer is right to the degree that it has
     the label's probability, which is less noisy; what the thresholded policy answers is not known
     without a second pass, so that its reward counts the batch's mean degree of the same class;
@@ -115,7 +116,8 @@ def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
         kept = torch.stack([gate.kept for gate in gates], 1).to(logits.dtype)  # (B, blocks)
         margin = torch.stack([gate.margin for gate in gates], 1)
         answer = F.cross_entropy(logits, y)
-        if kept.all():  # trained with every gate open: the policy did not act
+        learning = ceil(kept.shape[1] * min(1.0, max(0.0, 3 * progress - 1)))
+        if not learning or kept.all():  # with every gate open the policy did not act
             return answer
         with torch.no_grad():
             right = logits.softmax(1).gather(1, y[:, None])[:, 0]  # (B,)
@@ -123,7 +125,6 @@ def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
             advantage = _reward(right, kept, penalty) - _reward(
                 peers @ right / peers.sum(1), (margin > 0).to(logits.dtype), penalty
             )
-        learning = ceil(kept.shape[1] * min(1.0, max(progress, 1e-9) / 0.5))
         actions, margin = kept[:, -learning:], margin[:, -learning:]
         chance = torch.sigmoid(margin)
         surprise = F.binary_cross_entropy_with_logits(margin, actions, reduction="none").sum(1)
@@ -144,11 +145,12 @@ def _reward(right: Tensor, kept: Tensor, penalty: float) -> Tensor:
     paper="Wu et al., BlockDrop, 2018, arXiv:1711.08393",
     task="image",
     recipe=Recipe(
-        epochs=8,
+        epochs=6,
         loss=policy_reward(penalty=4.0, entropy=0.05, spread=1.0),
         optimizer="adamw",
         lr=3e-3,
         weight_decay=1e-2,
+        augment="none",
         estimator="gumbel",
         full_share=0.15,
         precision="float32",

@@ -72,8 +72,8 @@ class BoostedNet(nn.Module):
 
     Deviations from the paper: a channel runs if its saliency is positive instead of among the k
     largest, so that the count depends on the input; the saliency is a softplus instead of a ReLU,
-    so that a channel which is forced open is not zero; residual blocks; Gumbel noise and a budget
-    in training instead of a density that is lowered in steps.
+    so that a channel which is forced open is not zero; predictors read normalised means; residual
+    blocks; a budget of compute in training instead of a density that is lowered in steps.
     """
 
     def __init__(
