@@ -1,6 +1,7 @@
 """The models that skip blocks: their MACs by hand for chosen decisions, and what is theirs."""
 
 from itertools import product
+from math import exp, log
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch.nn import functional as F
 
 import robustdyn as rd
 from robustdyn.models.instance.act_resnet import ActResNet, ponder_cost
+from robustdyn.models.instance.blockdrop import BlockDrop, policy_reward
 from robustdyn.models.instance.convnet_aig import ConvNetAIG
+from robustdyn.trace import Trace
 
 SHAPE = {"num_classes": 3, "in_channels": 1, "mean": [0.3], "std": [0.3]}
 BOTH = list(product([False, True], repeat=2))
@@ -42,6 +45,16 @@ def test_macs_of_convnet_aig(first, second):
         fixed(block.gate.choose, [0.0, 1.0 if run else -1.0])
     gate = 4 * 16 + 16 * 2
     always = STEM + 2 * gate + HALVING_SHORTCUT + HEAD
+    assert macs(model) == [always + first * BLOCK + second * HALVING_BRANCH] * 2
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH)
+def test_macs_of_blockdrop(first, second):
+    model = BlockDrop(**SHAPE, widths=(4, 6), blocks=1, policy_widths=(2, 3))
+    fixed(model.policy.linear, [1.0 if run else -1.0 for run in (first, second)])
+    stem = 9 * 1 * 2 * 4  # of the policy: 4x4 inputs, 2x2 after the stem, then 1x1
+    policy = stem + 2 * 9 * 2 * 2 * 4 + (9 * 2 * 3 + 9 * 3 * 3 + 2 * 3) + 3 * 2
+    always = policy + STEM + HALVING_SHORTCUT + HEAD
     assert macs(model) == [always + first * BLOCK + second * HALVING_BRANCH] * 2
 
 
@@ -81,3 +94,111 @@ def test_ponder_cost_adds_the_stages():
     loss = ponder_cost(weight=0.1)(logits, y, trace, 0.5)
     cost = (2 + 0.5) + (2 + 0.8)
     torch.testing.assert_close(loss, F.cross_entropy(logits, y) + 0.1 * cost)
+
+
+def test_blockdrop_decides_before_any_block():
+    torch.manual_seed(0)
+    model, x = BlockDrop(**SHAPE).eval(), torch.rand(2, 1, 28, 28)
+    margins = []
+    for _ in range(2):
+        with torch.no_grad(), rd.trace() as trace:
+            model(x)
+        margins.append(torch.stack([gate.margin for gate in trace.decisions.values()]))
+        for parameter in model.blocks.parameters():
+            nn.init.normal_(parameter)
+    assert torch.equal(*margins)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_answer_teaches_the_policy_nothing_but_attacks_see_through_it(training):
+    torch.manual_seed(0)
+    model = BlockDrop(**SHAPE).train(training)
+    with rd.estimator("gumbel"):
+        logits = model(torch.rand(4, 1, 28, 28))
+    weight = model.policy.linear.weight
+    (gradient,) = torch.autograd.grad(logits.square().sum(), weight, allow_unused=True)
+    assert (gradient is None) == training
+    assert training or (gradient != 0).any()
+
+
+def _policy_trace(margin, actions):
+    """A trace of two blocks; the second sample runs none, so that the policy did act."""
+    trace = Trace()
+    for k in range(2):
+        other = torch.tensor([-1.0])
+        keep = torch.tensor([float(actions[k]), 0.0])
+        trace.decisions[f"block{k}"] = rd.decision.Decision(
+            f"block{k}", "skip", torch.cat([margin[k : k + 1], other]), keep
+        )
+    return trace
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_gradient_is_that_of_the_expected_reward(right):
+    margin = torch.tensor([0.3, -0.4], requires_grad=True)
+    y = torch.tensor([1, 0])
+    logits = torch.tensor([[0.0, 30.0, 0.0] if right else [30.0, 0.0, 0.0], [30.0, 0.0, 0.0]])
+    chance = torch.sigmoid(margin)
+    loss = policy_reward(penalty=2.0, entropy=0.0, spread=0.0)
+    total, expected = torch.zeros(2), torch.zeros(())
+    for actions in BOTH:
+        taken = torch.tensor(actions)
+        likely = torch.where(taken, chance, 1 - chance).prod()
+        reward = 1 - taken.float().mean() ** 2 if right else torch.tensor(-2.0)
+        expected = expected + likely * reward
+        value = loss(logits, y, _policy_trace(margin, actions), 1.0)
+        (gradient,) = torch.autograd.grad(value, margin)
+        total += likely.detach() * gradient
+    (wanted,) = torch.autograd.grad(expected, margin)
+    torch.testing.assert_close(total, -wanted / 2)  # the mean over two samples
+
+
+def test_blocks_learn_from_the_last_back_to_the_first_after_random_actions():
+    margin = torch.tensor([0.3, -0.4], requires_grad=True)
+    logits, y = torch.zeros(2, 2, requires_grad=True), torch.tensor([1, 0])
+    loss = policy_reward(penalty=2.0, entropy=0.1, spread=0.0)
+    learns = []
+    for progress in (0.3, 0.4, 0.6, 1.0):
+        value = loss(logits, y, _policy_trace(margin, (True, False)), progress)
+        (gradient,) = torch.autograd.grad(value, margin, allow_unused=True)
+        learns.append(gradient is not None and (gradient != 0).tolist())
+    assert learns == [False, [False, True], [True, True], [True, True]]
+
+
+def test_full_inference_teaches_the_policy_nothing():
+    margin = torch.ones(4, requires_grad=True)
+    trace = Trace()
+    trace.decisions["block0"] = rd.decision.Decision("block0", "skip", margin, torch.ones(4))
+    logits, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    loss = policy_reward(penalty=2.0, entropy=0.1, spread=1.0)(logits, y, trace, 1.0)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, y))
+
+
+def test_an_answer_is_right_to_the_degree_that_it_has_the_labels_probability():
+    margin = torch.tensor([0.3, -0.4], requires_grad=True)
+    logits, y = torch.zeros(2, 3), torch.tensor([1, 0])  # right to a third
+    loss = policy_reward(penalty=2.0, entropy=0.0, spread=0.0)
+    value = loss(logits, y, _policy_trace(margin, (True, True)), 1.0)
+    (gradient,) = torch.autograd.grad(value, margin)
+    # all blocks against the thresholded policy, which runs one of two
+    advantage = (1 - 1.0) / 3 - (1 - 0.25) / 3
+    likely = torch.sigmoid(margin.detach())
+    torch.testing.assert_close(gradient, -advantage * (1 - likely) / 2)
+
+
+def test_entropy_and_variety_of_the_policy_are_rewarded():
+    logits, y = torch.zeros(2, 3), torch.tensor([0, 0])
+
+    def value(margins, **bonus):
+        bonus = {"entropy": 0.0, "spread": 0.0} | bonus
+        passed = _policy_trace(torch.tensor(margins), (True, False))
+        return policy_reward(penalty=0.0, **bonus)(logits, y, passed, 1.0).item()
+
+    p = 1 / (1 + exp(1.0))  # the second sample's chances
+    doubt = -p * log(p) - (1 - p) * log(1 - p)
+    cases = (((-1.0, -1.0), doubt, p), ((1.0, -1.0), doubt, 0.5), ((0.0, 0.0), log(2), 0.5))
+    for margins, own_doubt, own_share in cases:  # of the first sample
+        plain = value(margins)
+        assert plain - value(margins, entropy=1.0) == pytest.approx((doubt + own_doubt) / 2)
+        variance = ((own_share - p) / 2) ** 2
+        assert plain - value(margins, spread=1.0) == pytest.approx(variance, abs=1e-6)
