@@ -31,7 +31,7 @@ def straight_through(margin: Tensor) -> Tensor:
 
 
 def sigmoid(margin: Tensor, *, slope: float = 1.0) -> Tensor:
-    """Return sigmoid(slope * margin): soft forward and backward (LGM, Tao et al. 2022, arXiv:2210.08159)."""
+    """Return sigmoid(slope * margin): soft forward and backward (LGM, Tao et al. 2022)."""
     return torch.sigmoid(slope * margin)
 
 
