@@ -9,9 +9,8 @@ from pandas import DataFrame
 from robustdyn.labels import unit_for
 from robustdyn.reports.frames import at_reference_threat, attacked, has_attacks
 from robustdyn.reports.registry import register_figure
-from robustdyn.reports.style import INK, SOFT, captioned, legend_above
+from robustdyn.reports.style import INK, SLOW, SOFT, captioned, legend_above
 
-SLOWEST = "#d7432e"
 APART = 0.034  # of the panel's height, between two names
 
 
@@ -32,7 +31,7 @@ def model_plane(rows: DataFrame) -> Figure:
         figure,
         [
             Line2D([], [], color=INK, marker="o", ls="", label="clean"),
-            Line2D([], [], color=SLOWEST, marker="^", ls="", label="under its slowest attack"),
+            Line2D([], [], color=SLOW, marker="^", ls="", label="under its slowest attack"),
             Line2D([], [], color=SOFT, marker="|", ms=9, ls="", label="reachable maximum"),
         ],
     )
@@ -64,9 +63,9 @@ def _plane(ax: Axes, points: DataFrame) -> None:
         y = point["accuracy"]
         clean, slow, full = (point[f"{at}_macs"] / unit.macs for at in ("clean", "slow", "max"))
         ax.plot((clean, full), (y, y), color=SOFT, lw=0.8, alpha=0.6)
-        ax.plot((clean, max(clean, slow)), (y, y), color=SLOWEST, lw=1.4, alpha=0.7)
+        ax.plot((clean, max(clean, slow)), (y, y), color=SLOW, lw=1.4, alpha=0.7)
         ax.plot(full, y, "|", color=SOFT, ms=9)
-        ax.plot(slow, y, "^", color=SLOWEST, mec="white", mew=0.5, ms=6, zorder=3)
+        ax.plot(slow, y, "^", color=SLOW, mec="white", mew=0.5, ms=6, zorder=3)
         ax.plot(clean, y, "o", color=INK, mec="white", mew=0.5, ms=6, zorder=4)
         across = ax.get_yaxis_transform()
         ax.text(1.025, height, name, fontsize=8, va="center", transform=across, clip_on=False)
