@@ -35,7 +35,7 @@ def gate_use_by_class(rows: DataFrame) -> Figure:
         image = _draw(ax, clean_samples(panel))
         ax.set_title(f"{model} ({dataset})" if rows["dataset"].nunique() > 1 else model)
     keep_bar(figure, image, axes)
-    label_outer(axes, "gate, in the order of the forward pass", "class", shared_y=False)
+    label_outer(axes, "gates, in order", "class", shared_y=False)
     text = (
         "Mean over the clean samples of a class of what each gate keeps: 0 is always skipped, 1"
         " always run. Columns of one colour are gates that do not know the class."
