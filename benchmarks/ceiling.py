@@ -28,7 +28,7 @@ def main(name: str, eps: float, samples: int) -> None:
 
     def recovered(attack: str, **params) -> Tensor:
         rows = rd.evaluate(model, data, attack=attack, threat=threat, **params)
-        return torch.from_numpy(rd.metrics.headroom_recovered(rows).to_numpy())
+        return torch.from_numpy(rd.metrics.headroom_recovered(rows).to_numpy(copy=True))
 
     ours = recovered("autoslow")
     runs = {

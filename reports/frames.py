@@ -66,6 +66,13 @@ def gates_of_kind(rows: DataFrame, keep_kind) -> DataFrame:
     return gates.astype(types)
 
 
+def with_gates(rows: DataFrame, keep_kind) -> DataFrame:
+    """Return the rows of models with a gate of a kind for which `keep_kind` is true."""
+    models = rows.drop_duplicates(["model", "dataset"])
+    models = models[[any(map(keep_kind, kinds)) for kinds in models["gate_kinds"]]]
+    return rows.merge(models[["model", "dataset"]])
+
+
 def has_gates(rows: DataFrame, keep_kind) -> bool:
     """Return whether any row has a gate of a kind for which `keep_kind` is true."""
     first = rows.drop_duplicates(["model", "dataset"])["gate_kinds"]

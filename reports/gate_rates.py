@@ -11,14 +11,15 @@ from robustdyn.reports.frames import (
     has_attacks,
     has_gates,
     panel_rows,
+    with_gates,
 )
 from robustdyn.reports.registry import register_figure
 from robustdyn.reports.style import (
     CLEAN,
     COMPUTE_MAP,
-    SOFT,
     captioned,
     grid,
+    keep_bar,
     label_outer,
     looks,
     name_panels,
@@ -38,10 +39,7 @@ def _applies(rows: DataFrame) -> bool:
 @register_figure(applies=_applies, order=80)
 def gate_rates(rows: DataFrame) -> Figure:
     """Gate rates by layer, clean and attacked."""
-    rows = at_reference_threat(attacked(rows))
-    gated = rows.drop_duplicates(["model", "dataset"])
-    gated = gated[[any(map(_is_layer_gate, kinds)) for kinds in gated["gate_kinds"]]]
-    rows = rows.merge(gated[["model", "dataset"]])
+    rows = with_gates(at_reference_threat(attacked(rows)), _is_layer_gate)
     names = list(looks(rows))
     panels = list(panel_rows(rows))
     figure, axes = grid(len(panels), columns=2, height=0.2 * len(names) + 0.95)
@@ -59,10 +57,7 @@ def gate_rates(rows: DataFrame) -> Figure:
         ax.spines[:].set_visible(False)
         if rates.shape[1] <= 2.2 * figure.get_figwidth():
             _write(ax, rates.to_numpy())
-    shrink = min(1.0, 2.2 / figure.get_figheight())
-    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015, anchor=(0, 1))
-    bar.set_label("mean keep", color=SOFT)
-    bar.outline.set_visible(False)
+    keep_bar(figure, image, axes)
     label_outer(axes, "gate, in the order of the forward pass", "")
     common = name_panels(axes, [key for key, _ in panels])
     text = (

@@ -10,9 +10,10 @@ from robustdyn.reports.frames import (
     gates_of_kind,
     has_attacks,
     has_gates,
+    with_gates,
 )
 from robustdyn.reports.registry import register_figure
-from robustdyn.reports.style import COMPUTE_MAP, SOFT, captioned, grid, label_outer
+from robustdyn.reports.style import COMPUTE_MAP, captioned, grid, keep_bar, label_outer
 
 
 def _any(kind: str) -> bool:
@@ -26,23 +27,15 @@ def _applies(rows: DataFrame) -> bool:
 @register_figure(applies=_applies, order=85)
 def gate_use_by_class(rows: DataFrame) -> Figure:
     """Gate use of clean samples, by class."""
-    rows = attacked(rows)
-    gated = rows.drop_duplicates(["model", "dataset"])
-    gated = gated[[bool(len(kinds)) for kinds in gated["gate_kinds"]]]
-    rows = rows.merge(gated[["model", "dataset"]])
+    rows = with_gates(attacked(rows), _any)
     panels = list(rows.groupby(["dataset", "model"], sort=True))
     classes = max(group["label"].nunique() for _, group in panels)
     figure, axes = grid(len(panels), columns=4, height=0.13 * classes + 0.8)
     for ax, ((dataset, model), panel) in zip(axes, panels, strict=True):
         image = _draw(ax, clean_samples(panel))
-        ax.set_title(model)
-        if panels[0][0][0] != panels[-1][0][0]:
-            ax.set_title(f"{model} ({dataset})")
-    shrink = min(1.0, 2.2 / figure.get_figheight())
-    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015, anchor=(0, 1))
-    bar.set_label("mean keep", color=SOFT)
-    bar.outline.set_visible(False)
-    label_outer(axes, "gate, in the order of the forward pass", "class", shared_y=False)
+        ax.set_title(f"{model} ({dataset})" if rows["dataset"].nunique() > 1 else model)
+    keep_bar(figure, image, axes)
+    label_outer(axes, "gates, in order", "class", shared_y=False)
     text = (
         "Mean over the clean samples of a class of what each gate keeps: 0 is always skipped, 1"
         " always run. Columns of one colour are gates that do not know the class."

@@ -3,16 +3,15 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from pandas import DataFrame
 
 from robustdyn.labels import unit_for
 from robustdyn.reports.frames import at_reference_threat, attacked, has_attacks
 from robustdyn.reports.registry import register_figure
-from robustdyn.reports.style import INK, SOFT, captioned, legend_above
+from robustdyn.reports.style import INK, PAGE, SLOW, SOFT, captioned, legend_above
 
-SLOWEST = "#d7432e"
-APART = 0.034  # of the panel's height, between two names
+APART = 0.15  # inches between two models, so that names can be read
 
 
 @register_figure(applies=has_attacks, order=15)
@@ -21,25 +20,27 @@ def model_plane(rows: DataFrame) -> Figure:
     rows = at_reference_threat(attacked(rows))
     datasets = list(rows.groupby("dataset", sort=True))
     most = max(group["model"].nunique() for _, group in datasets)
-    size = (10.4, max(3.2, 0.21 * most + 1.0) * len(datasets) + 0.5)
+    inches = max(2.2, 0.21 * most)
+    size = (PAGE, (inches + 0.9) * len(datasets) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(datasets), 1, squeeze=False).ravel()
     for ax, (dataset, group) in zip(axes, datasets, strict=True):
-        _plane(ax, _points(group))
+        _plane(ax, _points(group), inches)
         ax.set_title(f"{dataset}, {', '.join(sorted(group['threat'].unique()))}")
         ax.set_ylabel("clean accuracy")
     legend_above(
         figure,
         [
             Line2D([], [], color=INK, marker="o", ls="", label="clean"),
-            Line2D([], [], color=SLOWEST, marker="^", ls="", label="under its slowest attack"),
+            Line2D([], [], color=SLOW, marker="^", ls="", label="under its slowest attack"),
             Line2D([], [], color=SOFT, marker="|", ms=9, ls="", label="reachable maximum"),
         ],
     )
     text = (
         "One line per model, at its clean accuracy: mean MACs of clean inputs, under the attack of"
         " this threat with the largest mean, and at the reachable maximum. The shorter the red way,"
-        " the more robust its saving."
+        " the more robust its saving. Models of nearly the same accuracy are drawn apart, in"
+        " order: the number beside the name counts."
     )
     return captioned(figure, rows, text)
 
@@ -53,36 +54,35 @@ def _points(rows: DataFrame) -> DataFrame:
     return means.assign(slow_macs=slow.groupby("model").max()).sort_values("accuracy")
 
 
-def _plane(ax: Axes, points: DataFrame) -> None:
+def _plane(ax: Axes, points: DataFrame, inches: float) -> None:
     unit = unit_for(points["max_macs"].max())
     low, high = points["accuracy"].min(), points["accuracy"].max()
     room = max(0.12 * (high - low), 0.01)
     ax.set_ylim(low - room, high + room)
     ax.set_xscale("log")
-    for name, height in zip(points.index, _heights(ax, points), strict=True):
-        point = points.loc[name]
-        y = point["accuracy"]
-        clean, slow, full = (point[f"{at}_macs"] / unit.macs for at in ("clean", "slow", "max"))
+    for name, y in zip(points.index, _heights(ax, points, APART / inches), strict=True):
+        macs = points.loc[name, ["clean_macs", "slow_macs", "max_macs"]] / unit.macs
+        clean, slow, full = (float(value) for value in macs)
         ax.plot((clean, full), (y, y), color=SOFT, lw=0.8, alpha=0.6)
-        ax.plot((clean, max(clean, slow)), (y, y), color=SLOWEST, lw=1.4, alpha=0.7)
+        ax.plot((clean, max(clean, slow)), (y, y), color=SLOW, lw=1.4, alpha=0.7)
         ax.plot(full, y, "|", color=SOFT, ms=9)
-        ax.plot(slow, y, "^", color=SLOWEST, mec="white", mew=0.5, ms=6, zorder=3)
+        ax.plot(slow, y, "^", color=SLOW, mec="white", mew=0.5, ms=6, zorder=3)
         ax.plot(clean, y, "o", color=INK, mec="white", mew=0.5, ms=6, zorder=4)
         across = ax.get_yaxis_transform()
-        ax.text(1.025, height, name, fontsize=8, va="center", transform=across, clip_on=False)
-        leader = ax.plot((1.0, 1.02), (y, height), transform=across, clip_on=False)[0]
-        leader.set(color=SOFT, linewidth=0.5, alpha=0.5)
+        text = f"{name}  {points.loc[name, 'accuracy']:.1%}"
+        ax.text(1.01, y, text, fontsize=8, va="center", transform=across, clip_on=False)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     ax.set_xlabel(f"mean MACs ({unit.plural}), logarithmic")
 
 
-def _heights(ax: Axes, points: DataFrame) -> list[float]:
-    """Return where each name stands, near its accuracy and apart from its neighbours'."""
+def _heights(ax: Axes, points: DataFrame, gap: float) -> list[float]:
+    """Return where each model stands: at its accuracy, but a part of the panel from the next."""
     low, high = ax.get_ylim()
-    gap = APART * (high - low)
+    gap *= high - low
     heights: list[float] = []
     for y in points["accuracy"]:  # from below
         heights.append(max(y, heights[-1] + gap) if heights else y)

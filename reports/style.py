@@ -10,12 +10,13 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from robustdyn.labels import AIMS, sample_note
 
-INK, SOFT, RULE = "#1f2430", "#6b7280", "#d9dce3"
+INK, SOFT, RULE, SLOW = "#1f2430", "#6b7280", "#d9dce3", "#d7432e"
 CLEAN = "clean"
 MOST_BANDS = 7  # with more lines in a panel, bands only hide each other
 COMPUTE_MAP = "YlOrRd"  # warmer is more compute
@@ -28,7 +29,7 @@ _LOOKS = {  # aim -> colours and markers, in the order in which its attacks take
         ("#2f6fb7", "#7ab3e0", "#17406f", "#2a9d8f", "#8f9be0"),
         ("s", "D", "P", "p", "h"),
     ),
-    "compute": (("#d7432e", "#f2a03d", "#931f3d", "#e377a2", "#b5651d"), ("^", "v", "<", ">", "*")),
+    "compute": ((SLOW, "#f2a03d", "#931f3d", "#e377a2", "#b5651d"), ("^", "v", "<", ">", "*")),
     "worst case": (("#6b3fa0",), ("d",)),
 }
 
@@ -203,6 +204,14 @@ def _width(labels: Sequence[str], lines: int) -> float:
     """Return about how many inches a legend of so many lines takes; it fills column by column."""
     columns = np.array_split(np.array([len(label) for label in labels]), -(-len(labels) // lines))
     return sum(0.5 + 0.066 * column.max() for column in columns)
+
+
+def keep_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes]) -> None:
+    """Explain the colours of a picture of mean keeps beside the panels."""
+    shrink = min(1.0, 2.2 / figure.get_figheight())
+    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015, anchor=(0, 1))
+    bar.set_label("mean keep", color=SOFT)
+    bar.outline.set_visible(False)
 
 
 def captioned(figure: Figure, rows: DataFrame, text: str) -> Figure:

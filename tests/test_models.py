@@ -13,7 +13,6 @@ from robustdyn.registry import model_card
 from robustdyn.weights import find_weights, sha256
 
 COUNT = 12
-LEAST_ACCURACY = {"image": 0.9, "sequence": 0.93, "conditional_mlp": 0.87, "neural_tree": 0.87}
 
 
 @pytest.fixture(params=zoo.NAMES)
@@ -125,13 +124,13 @@ def test_card_belongs_to_the_weights_and_states_real_figures(name):
     card = model_card(name, model.dataset)
     assert card is not None
     assert card["sha256"] == sha256(find_weights(name, model.dataset))
-    assert card["accuracy"] >= LEAST_ACCURACY.get(name, LEAST_ACCURACY[model.spec.task])
+    assert card["accuracy"] >= (0.93 if model.spec.task == "sequence" else 0.91)
     with rd.trace() as trace:
         model(zoo.samples(name, 1)[0])
     if model.spec.static_compute:
         assert card["compute"] == 1.0
     else:
-        assert card["compute"] <= 0.7
+        assert card["compute"] <= (0.7 if model.spec.task == "sequence" else 0.6)
         assert card["compute_std"] > 0.03
         assert card["accuracy"] >= card["full_accuracy"] - 0.015
         assert set(trace.decisions) <= set(card["gates"])
