@@ -24,21 +24,26 @@ class Curve:
         for seed, number in dict(zip(seeds, value.tolist(), strict=True)).items():
             self.values.setdefault(seed, []).append(number)
 
+    def tells(self) -> bool:
+        """Return whether the run was long enough to have last steps."""
+        return self.steps >= _LAST_PART
+
     def late_gain(self, seed: int) -> float:
         """Return what part of the best value's whole rise came in the last steps, 0 to 1.
 
-        0 where the sample left before the end or nothing rose; NaN where it took no part, or the
-        run was too short to tell.
+        0 where the sample left before the end, with nothing left to gain, or nothing rose.
         """
-        values = self.values.get(seed)
-        if values is None or self.steps < _LAST_PART:
-            return float("nan")
+        values = self.values[seed]
         best = np.maximum.accumulate(values)
         rise = best[-1] - best[0]
-        if len(values) < self.steps or not rise > 0:
+        if self.left(seed) or not rise > 0:
             return 0.0
         late = min(LAST_STEPS, self.steps // _LAST_PART)
         return float((best[-1] - best[-1 - late]) / rise)
+
+    def left(self, seed: int) -> bool:
+        """Return whether the sample left before the end."""
+        return len(self.values[seed]) < self.steps
 
 
 _curves: ContextVar[list[Curve] | None] = ContextVar("robustdyn_curves", default=None)
@@ -67,8 +72,17 @@ def new_curve(steps: int) -> Curve | None:
 def still_rising(curves: Sequence[Curve], seeds: Sequence[int]) -> list[bool | None]:
     """Return for each seed whether the objective was still rising at the end of its runs, (B,).
 
-    True if the last steps made more than a twentieth of the whole rise, in the mean over its runs;
-    None where no run tells.
+    True if the last steps made more than a twentieth of the whole rise, in the mean over its runs.
+    False where the sample had nothing left to gain: it left its last run before the end, or took
+    part in none. None where every run was too short to tell.
     """
-    gains = [[g for g in (c.late_gain(seed) for c in curves) if g == g] for seed in seeds]
-    return [sum(known) > STILL_RISING * len(known) if known else None for known in gains]
+    telling = [curve for curve in curves if curve.tells()]
+    if not telling:
+        return [None for _ in seeds]
+    return [_rising([curve for curve in telling if seed in curve.values], seed) for seed in seeds]
+
+
+def _rising(runs: Sequence[Curve], seed: int) -> bool:
+    if not runs or runs[-1].left(seed):
+        return False
+    return sum(run.late_gain(seed) for run in runs) > STILL_RISING * len(runs)

@@ -1,37 +1,72 @@
 """Model cards: what a trained model does on its test split, clean and attacked."""
 
+import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 import robustdyn
+from robustdyn.checks import find_flags
 from robustdyn.data import Dataset, load_dataset
+from robustdyn.errors import UserError
 from robustdyn.evaluation import evaluate
 from robustdyn.gates import estimator
 from robustdyn.metrics import summarize
-from robustdyn.registry import ModelSpec
+from robustdyn.registry import create_model
 from robustdyn.threat import Threat
 from robustdyn.trace import trace
+from robustdyn.weights import save_card
 
 ATTACKED_SAMPLES = 200
 
 
-def model_card_figures(model: nn.Module, spec: ModelSpec, dataset: str) -> dict[str, Any]:
-    """Return the card of a trained model on a dataset, but for how it was trained."""
-    test = load_dataset(dataset, "test")
+def clean_figures(model: nn.Module) -> dict[str, Any]:
+    """Return what the card of a trained model, see `create_model`, says but for attacks."""
     return {
-        "model": spec.name,
-        "dataset": dataset,
-        "family": spec.family,
-        "paper": spec.paper,
+        "model": model.spec.name,
+        "dataset": model.dataset,
+        "family": model.spec.family,
+        "paper": model.spec.paper,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"robustdyn": robustdyn.__version__, "torch": torch.__version__},
-        **measure(model, test),
-        "attacked": measure_attacks(model, test.subset(range(ATTACKED_SAMPLES))),
+        **measure(model, load_dataset(model.dataset, "test")),
     }
+
+
+def attacked_figures(model: nn.Module, *, log: Callable[[str], None] = print) -> dict[str, Any]:
+    """Return what the card of a trained model says of attacks on the first test samples."""
+    data = load_dataset(model.dataset, "test").subset(range(ATTACKED_SAMPLES))
+    return {"attacked": measure_attacks(model, data, log=log)}
+
+
+def renew_card(
+    name: str, dataset: str, folder: Path, *, log: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Measure the weights of a model in `folder` again, rewrite their card, and return it.
+
+    What the card says of the training stays.
+
+    Raises:
+        UserError: if there are no such weights, or no card beside them.
+    """
+    path = folder / f"{name}.{dataset}.safetensors"
+    if not path.with_suffix(".json").is_file():
+        raise UserError(
+            f"There are no weights with a card at {path}.",
+            f"Run `robustdyn train {name} --dataset {dataset}` first, or pass --out.",
+        )
+    model = create_model(name, dataset, pretrained=path)
+    before = json.loads(path.with_suffix(".json").read_text())
+    trained = {key: before[key] for key in ("command", "recipe", "seed", "train_seconds")}
+    card = trained | clean_figures(model) | attacked_figures(model, log=log)
+    save_card(path, card)
+    return card
 
 
 @torch.no_grad()
@@ -69,31 +104,42 @@ def measure(model: nn.Module, data: Dataset) -> dict[str, Any]:
     }
 
 
-def measure_attacks(model: nn.Module, data: Dataset) -> dict[str, Any]:
-    """Return the model card's figures under attack, linf: noise, and PGD on each objective.
+def measure_attacks(
+    model: nn.Module, data: Dataset, *, log: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Return the model card's figures under attack, linf, and the flags that their rows raise.
 
     With eps = 1, where every input is allowed, PGD on compute should come near full compute; a
     model that still resists has gates that no input opens, or gates without a gradient.
     """
     slow = {"attack": "pgd", "objective": "compute", "steps": 50}
-    wrong = slow | {"objective": "cross_entropy"}
     attacks: dict[str, tuple[float, dict[str, Any]]] = {
         "noise, 8/255": (8 / 255, {"attack": "noise"}),
-        "pgd cross_entropy, 8/255": (8 / 255, wrong),
+        "pgd cross_entropy, 8/255": (8 / 255, slow | {"objective": "cross_entropy"}),
         "pgd compute, 8/255": (8 / 255, slow),
         "pgd compute, unbounded": (1.0, slow),
+        "autoattack, 8/255": (8 / 255, {"attack": "autoattack"}),
+        "autoslow, 8/255": (8 / 255, {"attack": "autoslow"}),
     }
-    figures: dict[str, Any] = {"samples": len(data)}
+    found: dict[str, Any] = {"samples": len(data)}
+    rows = []
     for name, (eps, params) in attacks.items():
-        threat = Threat("linf", eps)
-        (line,) = summarize(evaluate(model, data, threat=threat, **params)).to_dict("records")
+        rows.append(evaluate(model, data, threat=Threat("linf", eps), **params))
+        (line,) = summarize(rows[-1]).to_dict("records")
         headroom = line["headroom_recovered"]
-        figures[name] = {
+        found[name] = {
             "robust_accuracy": line["robust_accuracy"],
             "amplification": line["amplification"],
             "headroom_recovered": None if math.isnan(headroom) else headroom,
         }
-    return figures
+        log(f"{name}: robust accuracy {line['robust_accuracy']:.1%}, headroom {headroom:.1%}")
+    flags = find_flags(pd.concat(rows, ignore_index=True))
+    found["flags"] = [
+        {"flag": flag.name, "attack": s.attack, "threat": s.threat, "detail": s.detail}
+        for flag in flags
+        for s in flag.subjects
+    ]
+    return found
 
 
 def whole_batches(data: Dataset, size: int = 500) -> tuple[list[Tensor], list[Tensor]]:

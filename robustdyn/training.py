@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdyn.cards import model_card_figures, whole_batches
+from robustdyn.cards import attacked_figures, clean_figures, whole_batches
 from robustdyn.data import Dataset, get_info, load_dataset
 from robustdyn.errors import UserError
 from robustdyn.gates import estimator
 from robustdyn.recipe import Recipe
 from robustdyn.registry import build_model, get_model_spec
 from robustdyn.trace import trace
-from robustdyn.weights import round_weights, save_weights
+from robustdyn.weights import round_weights, save_card, save_weights
 
 Log = Callable[[str], None]
 
@@ -66,6 +66,7 @@ def train(
     with _threads(1 if info.task == "sequence" else None):  # small operations do not share work
         _fit(model, data, recipe, epochs=epochs, seed=seed, log=log)
     model.eval()
+    model.spec, model.dataset = spec, info.name  # type: ignore[assignment]
     round_weights(model)  # before thresholds are fitted and figures taken
     if recipe.calibrate is not None:
         inputs, labels = whole_batches(load_dataset(info.name, "calibration"))
@@ -77,8 +78,11 @@ def train(
         "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
         "seed": seed,
         "train_seconds": round(time.monotonic() - started),
-    } | model_card_figures(model, spec, info.name)
-    save_weights(model, out / f"{name}.{info.name}.safetensors", card)
+    } | clean_figures(model)
+    path = out / f"{name}.{info.name}.safetensors"
+    save_weights(model, path, card)  # now: the attacks take longer than the training
+    card |= attacked_figures(model, log=log)
+    save_card(path, card)
     return card
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the training data.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the recipe's.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--measure", is_flag=True, help="Train nothing: renew the cards of the weights.")
 @click.option("--dry-run", is_flag=True, help="Print the recipes; train nothing.")
 def command(
     name: str | None,
@@ -30,6 +31,7 @@ def command(
     data_root: Path | None,
     seed: int | None,
     epochs: int | None,
+    measure: bool,
     dry_run: bool,
 ) -> int:
     """Train the model NAME by its recipe, and print the path of its weights.
@@ -37,10 +39,13 @@ def command(
     \b
     robustdyn train skipnet
     robustdyn train --all --dry-run
+    robustdyn train skipnet --measure   # its weights again: accuracy, compute, attacks
     """
+    from robustdyn.cards import renew_card
     from robustdyn.errors import UserError
     from robustdyn.folders import make_writable
     from robustdyn.registry import get_model_spec, list_models
+    from robustdyn.training import train
     from robustdyn.weights import user_folder
 
     if every == (name is not None):
@@ -55,40 +60,32 @@ def command(
     make_writable(folder, "Weights")
     failed = []
     for spec in specs:
+        where = dataset or spec.datasets[0]
+        note(f"{'Measuring' if measure else 'Training'} {spec.name} on {where}")
         try:
-            _train(spec, dataset or spec.datasets[0], folder, seed, epochs, data_root)
+            if measure:
+                card = renew_card(spec.name, where, folder, log=note)
+            else:
+                card = train(
+                    spec.name,
+                    dataset=where,
+                    out=folder,
+                    seed=seed,
+                    epochs=epochs,
+                    data_root=data_root,
+                    log=note,
+                )
         except UserError as error:
             if name is not None:
                 raise
             note(f"{spec.name} failed: {error.message}")
             failed.append(spec.name)
+        else:
+            note(f"accuracy {card['accuracy']:.1%}, compute {card['compute']:.2f} of full")
+            click.echo(folder / f"{spec.name}.{where}.safetensors")
     if failed:
-        note(f"Not trained: {', '.join(failed)}.")
+        note(f"Failed: {', '.join(failed)}.")
     return 1 if failed else 0
-
-
-def _train(
-    spec: "ModelSpec",
-    dataset: str,
-    folder: Path,
-    seed: int | None,
-    epochs: int | None,
-    data_root: Path | None,
-) -> None:
-    from robustdyn.training import train
-
-    note(f"Training {spec.name} on {dataset}")
-    card = train(
-        spec.name,
-        dataset=dataset,
-        out=folder,
-        seed=seed,
-        epochs=epochs,
-        data_root=data_root,
-        log=note,
-    )
-    note(f"accuracy {card['accuracy']:.1%}, compute {card['compute']:.2f} of full")
-    click.echo(folder / f"{spec.name}.{dataset}.safetensors")
 
 
 def _recipe(spec: "ModelSpec") -> str:

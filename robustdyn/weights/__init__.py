@@ -6,18 +6,17 @@ $ROBUSTDYN_HOME/weights (by default ~/.local/share/robustdyn/weights), unless to
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from robustdyn.errors import UserError
-from robustdyn.folders import home
+from robustdyn.folders import home, partial_path, put, write_json
 
 _SHIPPED = Path(__file__).resolve().parent
 
@@ -112,10 +111,13 @@ def save_weights(model: nn.Module, path: Path, card: dict[str, Any]) -> None:
     Killed in between, this leaves weights without a card, never with a card of other weights.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, described = path.with_suffix(".partial"), path.with_suffix(".json")
-    save_file(stored_weights(model), partial)
-    digest = sha256(partial)
-    described.unlink(missing_ok=True)
-    os.replace(partial, path)
-    partial.write_text(json.dumps(card | {"sha256": digest}, indent=2) + "\n")
-    os.replace(partial, described)
+    partial = partial_path(path)
+    partial.write_bytes(save(stored_weights(model)))
+    path.with_suffix(".json").unlink(missing_ok=True)
+    put(partial, path)
+    save_card(path, card)
+
+
+def save_card(path: Path, card: dict[str, Any]) -> None:
+    """Write the card of the weights `path`, atomically, with their SHA-256."""
+    write_json(card | {"sha256": sha256(path)}, path.with_suffix(".json"))
