@@ -133,7 +133,7 @@ def _fit(
             seen += len(y)
         if not math.isfinite(losses):
             raise UserError("Training diverged: the loss is not finite.", "Lower the recipe's lr.")
-        used = float(passed.expected_macs().mean()) / passed.max_macs()
+        used = float(passed.expected_macs().detach().mean()) / passed.max_macs()
         log(
             f"epoch {epoch + 1}/{epochs}: loss {losses / seen:.3f}, accuracy {right / seen:.3f}, "
             f"compute {used:.2f} of full, {time.monotonic() - begun:.1f} s"

@@ -90,7 +90,7 @@ class MultiStageChannels(nn.Module):
     paper="Yuan et al., S2DNAS, 2020, arXiv:1911.07033",
     task="image",
     recipe=Recipe(
-        epochs=6,
+        epochs=9,
         loss=exit_cross_entropies(weights=(1.0, 1.0, 1.0)),
         calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
         precision="float32",
