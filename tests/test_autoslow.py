@@ -34,15 +34,14 @@ def test_no_sample_is_faster_than_clean_or_under_a_published_attack(name):
     clean, _ = macs(model, x)
     assert (ours >= clean).all()
     assert ours.mean() > clean.mean()
-    exits = name in [spec.name for spec in rd.list_models("instance.depth.early_exit")]
-    for attack in ["deepsloth"] * exits + ["ilfo", "gradauto", "gradmdm"]:
+    for attack in ["deepsloth"] * (name in zoo.EXITS) + ["ilfo", "gradauto", "gradmdm"]:
         of_paper = attacks.get(attack).params["steps"] or 30
         params = {"threat": threat, "steps": max(of_paper * steps // 50, 1)}
         single, _ = macs(model, attacks.get(attack)(model, x, y, **params))
         assert (ours >= single).all(), attack
 
 
-@pytest.mark.parametrize("name", zoo.DYNAMIC)
+@pytest.mark.parametrize("name", zoo.KINDS)
 def test_it_is_mostly_slower_than_a_single_run(name):
     x, y = zoo.samples(name, 16)
     model, threat = zoo.model(name), rd.Threat("linf", 8 / 255)

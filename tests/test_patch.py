@@ -11,8 +11,8 @@ from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.patch import PLACES, window_mask
 
 ANY = rd.Threat("linf", 1.0)
-IMAGES = [s.name for s in rd.list_models(static=False) if "fashion_mnist" in s.datasets]
-SEQUENCES = [name for name in zoo.DYNAMIC if name not in IMAGES]
+IMAGES = [name for name in zoo.KINDS if zoo.model(name).spec.task == "image"]
+SEQUENCES = [name for name in zoo.KINDS if name not in IMAGES]
 
 
 @torch.no_grad()

@@ -47,9 +47,9 @@ def test_it_opens_a_gate_by_queries_alone(name, threat):
     assert macs(model, x_adv)[0].mean() > clean.mean() + 0.2 * (most - clean.mean())
 
 
-@pytest.mark.parametrize("model", zoo.DYNAMIC)
+@pytest.mark.parametrize("model", zoo.KINDS)
 @pytest.mark.parametrize("name", QUERIES)
-def test_it_runs_on_every_dynamic_model_alike_in_any_batch(name, model):
+def test_it_runs_on_every_kind_alike_in_any_batch(name, model):
     x, y = zoo.samples(model, 20)
     seeds = sample_seeds(0, range(20))
     threat = rd.Threat("linf", 8 / 255)

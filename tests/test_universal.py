@@ -34,9 +34,9 @@ def run(name, model, x, y, threat=LINF, **params):
     return attacks.get(name)(model, x, y, threat=threat, **FEW[name] | params)
 
 
-@pytest.mark.parametrize("model", zoo.DYNAMIC)
+@pytest.mark.parametrize("model", zoo.KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_on_every_dynamic_model_alike_in_any_batch(name, model):
+def test_it_runs_on_every_kind_alike_in_any_batch(name, model):
     x, y = zoo.samples(model, 20)
     seeds = sample_seeds(0, range(20))
     together = run(name, zoo.model(model), x, y, seeds=seeds)

@@ -10,6 +10,7 @@ import robustdyn as rd
 NAMES = [spec.name for spec in rd.list_models()]
 DYNAMIC = [spec.name for spec in rd.list_models(static=False)]
 STATIC = [spec.name for spec in rd.list_models(static=True)]
+EXITS = [spec.name for spec in rd.list_models("instance.depth.early_exit", static=False)]
 
 
 @cache
@@ -29,3 +30,21 @@ def samples(name: str, count: int) -> tuple[Tensor, Tensor]:
     """Return inputs (B, ...) of one shape, and labels (B,), for the model."""
     subset = data(model(name).dataset, count)
     return subset.stack(range(len(subset))), torch.from_numpy(subset.labels)
+
+
+@torch.no_grad()
+def _cheapest_of_each_kind() -> list[str]:
+    """The dynamic models that cost least, one per kind of decision, and one that takes sequences."""
+    cheapest: dict[str, tuple[float, str]] = {}
+    for name in DYNAMIC:
+        with rd.trace() as trace:
+            model(name)(samples(name, 2)[0])
+        kinds = {decision.kind for decision in trace.decisions.values()}
+        for kind in kinds | {model(name).spec.task}:
+            here = (trace.max_macs(), name)
+            cheapest[kind] = min(cheapest.get(kind, here), here)
+    return sorted({name for _, name in cheapest.values()})
+
+
+# For tests of what depends on the kind of decision, not on the model: all of them take too long.
+KINDS = _cheapest_of_each_kind()
