@@ -124,7 +124,8 @@ def measure_attacks(
     found: dict[str, Any] = {"samples": len(data)}
     rows = []
     for name, (eps, params) in attacks.items():
-        rows.append(evaluate(model, data, threat=Threat("linf", eps), **params))
+        threat = Threat("linf", eps)
+        rows.append(evaluate(model, data, threat=threat, batch_size=len(data), **params))
         (line,) = summarize(rows[-1]).to_dict("records")
         headroom = line["headroom_recovered"]
         found[name] = {
@@ -132,7 +133,8 @@ def measure_attacks(
             "amplification": line["amplification"],
             "headroom_recovered": None if math.isnan(headroom) else headroom,
         }
-        log(f"{name}: robust accuracy {line['robust_accuracy']:.1%}, headroom {headroom:.1%}")
+        spent = "" if math.isnan(headroom) else f", headroom recovered {headroom:.1%}"
+        log(f"{name}: robust accuracy {line['robust_accuracy']:.1%}{spent}")
     flags = find_flags(pd.concat(rows, ignore_index=True))
     found["flags"] = [
         {"flag": flag.name, "attack": s.attack, "threat": s.threat, "detail": s.detail}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int], None]
 # Attacks whose samples influence each other always see the same batches, whatever the batch size.
-COUPLED_BATCH = 50
+COUPLED_BATCH = 200
 MAPPED_SAMPLES = 8  # of each evaluation: their images and mask maps are kept for the report
 
 

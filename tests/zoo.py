@@ -34,7 +34,7 @@ def samples(name: str, count: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _cheapest_of_each_kind() -> list[str]:
-    """The dynamic models that cost least, one per kind of decision, and one that takes sequences."""
+    """The dynamic models that cost least: one per kind of decision, one that takes sequences."""
     cheapest: dict[str, tuple[float, str]] = {}
     for name in DYNAMIC:
         with rd.trace() as trace:
