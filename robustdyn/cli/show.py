@@ -135,6 +135,8 @@ def _print_model(details: Details) -> None:
         if full_bits and full_bits < FULL_BITS**2 * card["full_macs"]:
             bits = (megamacs(card["mean_bit_operations"]), megamacs(full_bits))
             lines.append(("bit operations", f"{bits[0]} of {bits[1]}"))
+        attacked = _attacked(card.get("attacked", {}))
+        lines += zip(["attacked", *[" "] * len(attacked)], attacked, strict=False)
     if not details["cards"]:
         remedy = f"; `robustdyn train {details['name']}` makes them" if details["recipe"] else ""
         own = "its function's own" if details["plugin"] else "none"
@@ -149,6 +151,16 @@ def _print_model(details: Details) -> None:
         click.echo(
             f"\n{columns([('gate', 'kind', 'shape', 'kept', 'guards (MACs)'), *_gates(details)])}"
         )
+
+
+def _attacked(figures: Details) -> list[str]:
+    lines = []
+    for name, line in figures.items():
+        if isinstance(line, dict):
+            headroom = line["headroom_recovered"]
+            spent = "" if headroom is None else f", {headroom:.0%} of the headroom"
+            lines.append(f"{name}: accuracy {line['robust_accuracy']:.1%}{spent}")
+    return lines
 
 
 def _gates(details: Details) -> list[tuple[str, ...]]:
