@@ -11,8 +11,8 @@ from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.patch import PLACES, window_mask
 
 ANY = rd.Threat("linf", 1.0)
-IMAGES = [name for name in zoo.KINDS if zoo.model(name).spec.task == "image"]
-SEQUENCES = [name for name in zoo.KINDS if name not in IMAGES]
+IMAGES = [s.name for s in rd.list_models() if s.name in zoo.KINDS and s.task == "image"]
+SEQUENCES = [n for n in zoo.KINDS if n not in IMAGES]
 
 
 @torch.no_grad()

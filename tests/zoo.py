@@ -37,10 +37,11 @@ def _cheapest_of_each_kind() -> list[str]:
     """The dynamic models that cost least: one per kind of decision, one that takes sequences."""
     cheapest: dict[str, tuple[float, str]] = {}
     for name in DYNAMIC:
+        untrained = rd.create_model(name, pretrained=False)
         with rd.trace() as trace:
-            model(name)(samples(name, 2)[0])
+            untrained(data(untrained.dataset, 2).stack([0, 1]))
         kinds = {decision.kind for decision in trace.decisions.values()}
-        for kind in kinds | {model(name).spec.task}:
+        for kind in kinds | {untrained.spec.task}:
             here = (trace.max_macs(), name)
             cheapest[kind] = min(cheapest.get(kind, here), here)
     return sorted({name for _, name in cheapest.values()})
