@@ -105,11 +105,11 @@ class MSDNet(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        width: int = 8,
-        growth: int = 4,
+        width: int = 12,
+        growth: int = 6,
         scales: int = 3,
         layers: int = 2,
-        head_width: int = 24,
+        head_width: int = 32,
     ):
         super().__init__()
         channels = [width * 2**s for s in range(scales)]
@@ -138,7 +138,7 @@ class MSDNet(nn.Module):
     paper="Huang et al., Multi-Scale Dense Networks, 2018, arXiv:1703.09844",
     task="image",
     recipe=Recipe(
-        epochs=6,
+        epochs=8,
         loss=exit_cross_entropies(weights=(1.0,) * 4),
         calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
         precision="float32",
