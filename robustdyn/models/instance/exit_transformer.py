@@ -87,9 +87,9 @@ class ExitTransformer(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        widths: tuple[int, int] = (16, 24),
-        dim: int = 48,
-        heads: int = 3,
+        widths: tuple[int, int] = (32, 64),
+        dim: int = 64,
+        heads: int = 4,
         layers: int = LAYERS,
     ):
         super().__init__()
@@ -134,7 +134,7 @@ class PatienceTransformer(ExitTransformer):
     paper="Bakhtiarnia et al., Multi-Exit Vision Transformer, 2021, arXiv:2106.15183",
     task="image",
     recipe=Recipe(
-        epochs=8,
+        epochs=10,
         loss=exit_cross_entropies(weights=(1.0,) * LAYERS),
         calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
         optimizer="adamw",
@@ -155,7 +155,7 @@ def exit_transformer(
     paper="Zhou et al., BERT Loses Patience (PABEE), 2020, arXiv:2006.04152",
     task="image",
     recipe=Recipe(
-        epochs=8,
+        epochs=10,
         loss=exit_cross_entropies(weights=tuple((k + 1) / LAYERS for k in range(LAYERS))),
         calibrate=fit_patience(max_drop=0.004),
         optimizer="adamw",
