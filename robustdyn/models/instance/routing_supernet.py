@@ -151,7 +151,7 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
     task="image",
     recipe=Recipe(
         epochs=5,
-        loss=routing_budget(target=0.5, weight=5.0, floor=0.2, spread=1.0),
+        loss=routing_budget(target=0.42, weight=8.0, floor=0.2, spread=2.0),
         full_share=0.2,
         augment="none",
         precision="float32",
