@@ -128,7 +128,7 @@ def saliency_budget(*, target: float, weight: float, spread: float, sparsity: fl
     task="image",
     recipe=Recipe(
         epochs=8,
-        loss=saliency_budget(target=0.35, weight=10.0, spread=0.3, sparsity=1e-4),
+        loss=saliency_budget(target=0.5, weight=10.0, spread=0.3, sparsity=1e-4),
         full_share=0.2,
         precision="float32",
     ),
