@@ -143,7 +143,7 @@ def _gates(name: str, margins: Tensor) -> list[Decision]:
     paper="Liu et al., Instance-Aware Dynamic Neural Network Quantization, CVPR 2022",
     task="image",
     recipe=Recipe(
-        epochs=8,
+        epochs=5,
         loss=gate_rates(target=0.45, weight=5.0, spread=1.0),
         estimator="gumbel",
         full_share=0.2,
