@@ -127,9 +127,10 @@ def saliency_budget(*, target: float, weight: float, spread: float, sparsity: fl
     "arXiv:1810.05331",
     task="image",
     recipe=Recipe(
-        epochs=8,
+        epochs=7,
         loss=saliency_budget(target=0.5, weight=10.0, spread=0.3, sparsity=1e-4),
         full_share=0.2,
+        augment="none",
         precision="float32",
     ),
 )

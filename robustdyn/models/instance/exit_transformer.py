@@ -134,12 +134,13 @@ class PatienceTransformer(ExitTransformer):
     paper="Bakhtiarnia et al., Multi-Exit Vision Transformer, 2021, arXiv:2106.15183",
     task="image",
     recipe=Recipe(
-        epochs=10,
+        epochs=8,
         loss=exit_cross_entropies(weights=(1.0,) * LAYERS),
         calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
         optimizer="adamw",
         lr=2e-3,
         weight_decay=0.05,
+        augment="none",
         precision="float32",
     ),
 )
@@ -155,12 +156,13 @@ def exit_transformer(
     paper="Zhou et al., BERT Loses Patience (PABEE), 2020, arXiv:2006.04152",
     task="image",
     recipe=Recipe(
-        epochs=10,
+        epochs=8,
         loss=exit_cross_entropies(weights=tuple((k + 1) / LAYERS for k in range(LAYERS))),
         calibrate=fit_patience(max_drop=0.004),
         optimizer="adamw",
         lr=2e-3,
         weight_decay=0.05,
+        augment="none",
         precision="float32",
     ),
 )
