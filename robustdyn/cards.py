@@ -18,7 +18,7 @@ from robustdyn.errors import UserError
 from robustdyn.evaluation import evaluate
 from robustdyn.gates import estimator
 from robustdyn.metrics import summarize
-from robustdyn.registry import create_model
+from robustdyn.registry import ModelSpec, create_model, get_model_spec
 from robustdyn.threat import Threat
 from robustdyn.trace import trace
 from robustdyn.weights import save_card
@@ -26,22 +26,24 @@ from robustdyn.weights import save_card
 ATTACKED_SAMPLES = 200
 
 
-def clean_figures(model: nn.Module) -> dict[str, Any]:
-    """Return what the card of a trained model, see `create_model`, says but for attacks."""
+def clean_figures(model: nn.Module, spec: ModelSpec, dataset: str) -> dict[str, Any]:
+    """Return what the card of a trained model says but for its training and attacks."""
     return {
-        "model": model.spec.name,
-        "dataset": model.dataset,
-        "family": model.spec.family,
-        "paper": model.spec.paper,
+        "model": spec.name,
+        "dataset": dataset,
+        "family": spec.family,
+        "paper": spec.paper,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"robustdyn": robustdyn.__version__, "torch": torch.__version__},
-        **measure(model, load_dataset(model.dataset, "test")),
+        **measure(model, load_dataset(dataset, "test")),
     }
 
 
-def attacked_figures(model: nn.Module, *, log: Callable[[str], None] = print) -> dict[str, Any]:
-    """Return what the card of a trained model says of attacks on the first test samples."""
-    data = load_dataset(model.dataset, "test").subset(range(ATTACKED_SAMPLES))
+def attacked_figures(
+    model: nn.Module, dataset: str, *, log: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Return what the card of a model of `create_model` says of attacks on some test samples."""
+    data = load_dataset(dataset, "test").subset(range(ATTACKED_SAMPLES))
     return {"attacked": measure_attacks(model, data, log=log)}
 
 
@@ -64,7 +66,8 @@ def renew_card(
     model = create_model(name, dataset, pretrained=path)
     before = json.loads(path.with_suffix(".json").read_text())
     trained = {key: before[key] for key in ("command", "recipe", "seed", "train_seconds")}
-    card = trained | clean_figures(model) | attacked_figures(model, log=log)
+    card = trained | clean_figures(model, get_model_spec(name), dataset)
+    card |= attacked_figures(model, dataset, log=log)
     save_card(path, card)
     return card
 

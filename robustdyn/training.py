@@ -78,10 +78,10 @@ def train(
         "recipe": {key: repr(value) for key, value in vars(recipe).items()} | {"epochs": epochs},
         "seed": seed,
         "train_seconds": round(time.monotonic() - started),
-    } | clean_figures(model)
+    } | clean_figures(model, spec, info.name)
     path = out / f"{name}.{info.name}.safetensors"
     save_weights(model, path, card)  # now: the attacks take longer than the training
-    card |= attacked_figures(model, log=log)
+    card |= attacked_figures(model, info.name, log=log)
     save_card(path, card)
     return card
 
