@@ -1,0 +1,85 @@
+// Vectors of WIDTH floats, and what all operations share. Included once per instruction set, in a
+// namespace of its own, so that no function of one is ever linked into another.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "tables.h"
+
+namespace ISA {
+
+typedef float Vec __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
+inline Vec positive(Vec value) { return value < 0.0f ? Vec{} : value; }
+
+// A vector of the standard library is a weak symbol, which the linker may take from the file of any
+// instruction set; with an allocator of this namespace it is this one's.
+template <class T>
+struct Heap {
+  using value_type = T;
+  Heap() = default;
+  template <class U>
+  Heap(const Heap<U>&) {}
+  T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T))); }
+  void deallocate(T* memory, std::size_t) { ::operator delete(memory); }
+  template <class U>
+  bool operator==(const Heap<U>&) const { return true; }
+  template <class U>
+  bool operator!=(const Heap<U>&) const { return false; }
+};
+
+template <class T>
+using List = std::vector<T, Heap<T>>;
+
+// What stands at a position that is not computed.
+inline void fill_row(float* out, const float* residual, int64_t count, int64_t fill) {
+  if (fill == kZero) {
+    std::memset(out, 0, count * sizeof(float));
+  } else if (fill == kCopy && out != residual) {
+    std::memcpy(out, residual, count * sizeof(float));
+  }
+}
+
+__attribute__((noinline)) void finish_part(const float* values, const float* residual, float* out,
+                                           int64_t count, bool relu) {
+  for (int64_t k = 0; k < count; ++k) {
+    const float sum = residual ? values[k] + residual[k] : values[k];
+    out[k] = relu && sum < 0.0f ? 0.0f : sum;
+  }
+}
+
+// Write `count` <= WIDTH entries of [relu](value + residual).
+inline void finish(Vec value, const float* residual, float* out, int64_t count, bool relu) {
+  if (count < WIDTH) {
+    float values[WIDTH];
+    store(values, value);
+    finish_part(values, residual, out, count, relu);
+    return;
+  }
+  if (residual) value += load(residual);
+  store(out, relu ? positive(value) : value);
+}
+
+// The rows of the input that one output position reads, tap by tap; `zeros` outside the image.
+template <class Shape>
+inline void windows(const Shape& p, int64_t dilation, int64_t channels, int64_t position,
+                    const float* zeros, const float** rows, int64_t step) {
+  const int64_t column = position % p.out_width, line = position / p.out_width;
+  const int64_t row = line % p.out_height, sample = line / p.out_height;
+  const float* image = p.x + sample * p.height * p.width * channels;
+  for (int64_t i = 0; i < p.kernel_height; ++i) {
+    const int64_t h = row * p.stride - p.padding + i * dilation;
+    const bool inside = h >= 0 && h < p.height;
+    for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
+      const int64_t w = column * p.stride - p.padding + j * dilation;
+      const bool here = inside && w >= 0 && w < p.width;
+      *rows = here ? image + (h * p.width + w) * channels : zeros;
+    }
+  }
+}
+
+}  // namespace ISA
