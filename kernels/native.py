@@ -88,7 +88,7 @@ def _load(stated: str) -> Native | str:
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Load it against the OpenMP runtime that torch has loaded; if that is hidden, against GCC's."""
+    """Load it with the OpenMP runtime that torch has loaded, or, where that is hidden, GCC's."""
     try:
         return ctypes.CDLL(str(path))
     except OSError:

@@ -6,11 +6,13 @@
 
 namespace ISA {
 
-constexpr int64_t kTiles = 8;  // tiles of ROWS positions that use a block of weights in turn
+constexpr int64_t kTiles = 8;         // tiles of ROWS positions that a thread takes at a time
+constexpr int64_t kSmall = 64 * 1024;  // so many weights stay in a core's second cache
 
 // The rows that a tile reads: for each used tap, ROWS pointers. Taps that are outside for the
 // whole tile are left out.
 struct Tile {
+  explicit Tile(int64_t count) : rows(count * ROWS), taps(count) {}
   List<const float*> rows;
   List<int64_t> taps;
   int64_t used = 0;
@@ -71,17 +73,16 @@ inline void block(const Conv& p, const Tile& tile, int64_t offset, const float* 
 // The rows of the output's gradient that one input position gathers; `zeros` off the mask.
 inline bool gradient_windows(const Conv& p, int64_t position, const float* zeros,
                              const float** rows, int64_t step) {
-  const int64_t column = position % p.out_width, line = position / p.out_width;
-  const int64_t row = line % p.out_height, sample = line / p.out_height;
+  const Place here = place(p, position);
   bool any = false;
   for (int64_t i = 0; i < p.kernel_height; ++i) {
-    const int64_t y = row + p.padding - i * p.dilation, h = y / p.stride;
+    const int64_t y = here.row + p.padding - i * p.dilation, h = y / p.stride;
     const bool inside = y >= 0 && y % p.stride == 0 && h < p.height;
     for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
-      const int64_t z = column + p.padding - j * p.dilation, w = z / p.stride;
+      const int64_t z = here.column + p.padding - j * p.dilation, w = z / p.stride;
       *rows = zeros;
       if (!inside || z < 0 || z % p.stride != 0 || w >= p.width) continue;
-      const int64_t at = (sample * p.height + h) * p.width + w;
+      const int64_t at = (here.sample * p.height + h) * p.width + w;
       if (p.mask && !p.mask[at]) continue;
       *rows = p.x + at * p.groups * p.depth;
       any = true;
@@ -90,24 +91,37 @@ inline bool gradient_windows(const Conv& p, int64_t position, const float* zeros
   return any;
 }
 
+// Ask for the rows of a position ahead of their use: those of a sparse mask lie scattered, where the
+// processor does not foresee them.
+inline void fetch(const Conv& p, const float* const* rows, int64_t taps) {
+  const int64_t size = p.groups * p.depth;
+  for (int64_t t = 0; t < taps; ++t) {
+    for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(rows[t * ROWS] + c, 0, 2);
+  }
+}
+
 inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
                   const float* zeros) {
   const int64_t taps = p.kernel_height * p.kernel_width;
-  tile.rows.assign(taps * ROWS, zeros);
-  tile.taps.resize(taps);
-  for (int64_t m = 0; m < active; ++m) {
+  bool inside = false;  // whether some position has all its taps
+  for (int64_t m = 0; m < ROWS; ++m) {
     const float** rows = tile.rows.data() + m;
+    if (m >= active) {
+      for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = zeros;
+      continue;
+    }
     if (p.backward) {
       gradient_windows(p, positions[m], zeros, rows, ROWS);
     } else {
-      windows(p, p.dilation, p.groups * p.depth, positions[m], zeros, rows, ROWS);
+      inside |= windows(p, p.dilation, p.groups * p.depth, positions[m], zeros, rows, ROWS);
     }
+    fetch(p, rows, taps);
   }
   tile.used = 0;
   for (int64_t t = 0; t < taps; ++t) {
     const float** rows = tile.rows.data() + t * ROWS;
-    bool any = false;
-    for (int64_t m = 0; m < active; ++m) any |= rows[m] != zeros;
+    bool any = inside;
+    for (int64_t m = 0; !any && m < active; ++m) any = rows[m] != zeros;
     if (!any) continue;
     if (tile.used < t) std::memcpy(&tile.rows[tile.used * ROWS], rows, ROWS * sizeof(*rows));
     tile.taps[tile.used++] = t;
@@ -135,6 +149,8 @@ void conv(const Conv& p) {
   const int64_t size = ROWS * kTiles, parts = (found + size - 1) / size;
   const int64_t taps = p.kernel_height * p.kernel_width, outputs = p.outputs / p.groups;
   const int64_t padded = (outputs + WIDTH - 1) / WIDTH * WIDTH;
+  // Large weights: all tiles use one block of them in turn. Small ones: one tile uses all blocks.
+  const int64_t together = p.groups * taps * p.depth * padded > kSmall ? kTiles : 1;
 #pragma omp parallel num_threads(p.threads)
   {
     if (found < count && p.fill != kLeave) {
@@ -147,26 +163,31 @@ void conv(const Conv& p) {
         }
       }
     }
-    List<Tile> tiles(kTiles);
+    List<Tile> tiles(kTiles, Tile(taps));
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part) {
       const int32_t* positions = active.data() + part * size;
       const int64_t here = found - part * size < size ? found - part * size : size;
       const int64_t used = (here + ROWS - 1) / ROWS;
       const auto rows = [&](int64_t k) { return here - k * ROWS < ROWS ? here - k * ROWS : ROWS; };
-      for (int64_t k = 0; k < used; ++k) {
-        point(p, tiles[k], positions + k * ROWS, rows(k), zeros.data());
-      }
-      for (int64_t group = 0; group < p.groups; ++group) {
-        const float* weight = p.weight + group * taps * p.depth * padded;
-        for (int64_t first = 0; first < outputs; first += 2 * WIDTH) {
-          const int64_t left = outputs - first, at = group * outputs + first;
-          const int64_t width = left < 2 * WIDTH ? left : 2 * WIDTH;
-          const float* packed = weight + first * taps * p.depth;
-          for (int64_t k = 0; k < used; ++k) {
-            const int32_t* where = positions + k * ROWS;
+      const auto ahead = [&](int64_t k) {  // while one tile is computed, the next is fetched
+        if (k < used) point(p, tiles[k], positions + k * ROWS, rows(k), zeros.data());
+      };
+      ahead(0);
+      for (int64_t begin = 0; begin < used; begin += together) {
+        const int64_t end = begin + together < used ? begin + together : used;
+        for (int64_t group = 0; group < p.groups; ++group) {
+          const float* weight = p.weight + group * taps * p.depth * padded;
+          for (int64_t first = 0; first < outputs; first += 2 * WIDTH) {
+            const int64_t left = outputs - first, at = group * outputs + first;
+            const int64_t width = left < 2 * WIDTH ? left : 2 * WIDTH;
+            const float* packed = weight + first * taps * p.depth;
             const auto run = left > WIDTH ? block<2> : block<1>;
-            run(p, tiles[k], group * p.depth, packed, at, width, where, rows(k));
+            for (int64_t k = begin; k < end; ++k) {
+              if (at == 0) ahead(k + 1);
+              const int32_t* where = positions + k * ROWS;
+              run(p, tiles[k], group * p.depth, packed, at, width, where, rows(k));
+            }
           }
         }
       }
