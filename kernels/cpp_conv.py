@@ -164,12 +164,12 @@ def _input_grad(
 
 
 def _forward(weight: Tensor, width: int, groups: int) -> Tensor:
-    cut = weight.detach().unflatten(0, (groups, -1)).flatten(3)  # (groups, O / groups, C, taps)
+    cut = weight.unflatten(0, (groups, -1)).flatten(3)  # (groups, O / groups, C, taps)
     return blocks(cut.permute(0, 3, 2, 1), width)
 
 
 def _backward(weight: Tensor, width: int, groups: int) -> Tensor:
-    cut = weight.detach().unflatten(0, (groups, -1)).flatten(3)
+    cut = weight.unflatten(0, (groups, -1)).flatten(3)
     return blocks(cut.permute(0, 3, 1, 2), width)
 
 

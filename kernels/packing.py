@@ -35,7 +35,7 @@ def packed(weight: Tensor, form: str, width: int, pack: Callable[[Tensor, int], 
         pack: makes the packed tensor.
     """
     if weight.is_inference():  # such tensors have no version
-        return pack(weight, width)
+        return pack(weight.detach(), width)
     storage = weight.untyped_storage()
     view = (weight.storage_offset(), weight.shape, weight.stride())
     key = (storage._cdata, weight._version, *view, form, width)
@@ -45,9 +45,9 @@ def packed(weight: Tensor, form: str, width: int, pack: Callable[[Tensor, int], 
         if found is not None and not found.storage.expired() and found.sample.equal(sample):
             _entries.move_to_end(key)
             return found.packed
-    made = pack(weight, width)
+    made = pack(weight.detach(), width)
     with _lock:
-        _entries[key] = _Entry(StorageWeakRef(storage), made, sample.clone())
+        _entries[key] = _Entry(StorageWeakRef(storage), made, sample.detach().clone())
         while len(_entries) > KEPT:
             _entries.popitem(last=False)
     return made
