@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 CELLS = {"gru": torch.gru_cell, "lstm": torch.lstm_cell, "tanh": torch.rnn_tanh_cell}
 
@@ -56,4 +57,5 @@ masked_rnn_step.operator = operator(
     masked_rnn_step.run,
     fake=lambda x, state, *_, **__: [part.new_empty(part.shape) for part in state],
     macs=_macs,
+    **reference_gradient(masked_rnn_step.reference),
 )
