@@ -213,7 +213,7 @@ def _calls():
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
-        "masked_rnn_step": ((flat[:, 0], [h], one, wi, wh), {"cell": "gru"}, 9 * 7),
+        "masked_rnn_step": ((flat[:, 0], [h], one, wi, wh, None, None), {"cell": "gru"}, 9 * 7),
         "gather_tokens": ((flat, keep), {}, 0),
         "scatter_tokens": ((flat[:, :2].clone(), keep, flat), {}, 0),
     }
