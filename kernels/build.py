@@ -25,9 +25,10 @@ class BuildError(Exception):
 
 
 def find_compiler() -> str | None:
-    """Return the C++ compiler: $CXX, or the first of c++, g++ and clang++ that there is."""
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+    """Return the C++ compiler: $CXX, or else the first of c++, g++ and clang++ that there is."""
+    stated = os.environ.get("CXX")
+    names = [stated] if stated else ["c++", "g++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def compile_library(compiler: str, target: Path) -> None:

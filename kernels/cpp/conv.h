@@ -9,23 +9,31 @@ namespace ISA {
 constexpr int64_t kTiles = 8;         // tiles of ROWS positions that a thread takes at a time
 constexpr int64_t kSmall = 64 * 1024;  // so many weights stay in a core's second cache
 
-// The rows that a tile reads: for each used tap, ROWS pointers. Taps that are outside for the
-// whole tile are left out.
+// What a tile reads. Where all windows lie inside the image: one corner per position, from which
+// the taps have the same offsets. Else, for each used tap, ROWS pointers; taps that are outside for
+// the whole tile are left out.
 struct Tile {
-  explicit Tile(int64_t count) : rows(count * ROWS), taps(count) {}
+  explicit Tile(const List<int64_t>& offsets)
+      : offsets(offsets.data()), rows(offsets.size() * ROWS), taps(offsets.size()) {}
+  const int64_t* offsets;
+  const float* corners[ROWS];
   List<const float*> rows;
   List<int64_t> taps;
   int64_t used = 0;
+  bool inside = false;
 };
 
 template <int VECTORS>
 inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const float* weight,
                      Vec (&sums)[ROWS][VECTORS]) {
   for (int64_t t = 0; t < tile.used; ++t) {
-    const float* w = weight + tile.taps[t] * depth * VECTORS * WIDTH;
+    const float* w = weight + (tile.inside ? t : tile.taps[t]) * depth * VECTORS * WIDTH;
     const float* row[ROWS];
 #pragma GCC unroll 16
-    for (int m = 0; m < ROWS; ++m) row[m] = tile.rows[t * ROWS + m] + offset;
+    for (int m = 0; m < ROWS; ++m) {
+      row[m] = tile.inside ? tile.corners[m] + tile.offsets[t] : tile.rows[t * ROWS + m];
+      row[m] += offset;
+    }
     for (int64_t c = 0; c < depth; ++c, w += VECTORS * WIDTH) {
       Vec values[VECTORS];
 #pragma GCC unroll 2
@@ -71,9 +79,8 @@ inline void block(const Conv& p, const Tile& tile, int64_t offset, const float* 
 }
 
 // The rows of the output's gradient that one input position gathers; `zeros` off the mask.
-inline bool gradient_windows(const Conv& p, int64_t position, const float* zeros,
+inline bool gradient_windows(const Conv& p, const Place& here, const float* zeros,
                              const float** rows, int64_t step) {
-  const Place here = place(p, position);
   bool any = false;
   for (int64_t i = 0; i < p.kernel_height; ++i) {
     const int64_t y = here.row + p.padding - i * p.dilation, h = y / p.stride;
@@ -91,36 +98,43 @@ inline bool gradient_windows(const Conv& p, int64_t position, const float* zeros
   return any;
 }
 
-// Ask for the rows of a position ahead of their use: those of a sparse mask lie scattered, where the
-// processor does not foresee them.
-inline void fetch(const Conv& p, const float* const* rows, int64_t taps) {
-  const int64_t size = p.groups * p.depth;
-  for (int64_t t = 0; t < taps; ++t) {
-    for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(rows[t * ROWS] + c, 0, 2);
+// Find the corners of a tile; false if some window reaches outside. The rows of a sparse mask lie
+// scattered, where the processor does not foresee them: they are asked for ahead of their use.
+inline bool corners(const Conv& p, Tile& tile, const Place* places, int64_t active, bool scattered) {
+  const int64_t taps = p.kernel_height * p.kernel_width, size = p.groups * p.depth;
+  for (int64_t m = 0; m < active; ++m) {
+    const float* at = tile.corners[m] = corner(p, p.dilation, size, places[m]);
+    if (!at) return false;
+    for (int64_t t = 0; scattered && t < taps; ++t) {
+      for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(at + tile.offsets[t] + c, 0, 2);
+    }
   }
+  for (int64_t m = active; m < ROWS; ++m) tile.corners[m] = tile.corners[0];  // not written
+  return true;
 }
 
 inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
-                  const float* zeros) {
+                  const float* zeros, bool scattered) {
   const int64_t taps = p.kernel_height * p.kernel_width;
-  bool inside = false;  // whether some position has all its taps
+  Place places[ROWS];
+  for (int64_t m = 0; m < active; ++m) places[m] = place(p, positions[m]);
+  tile.used = taps;
+  tile.inside = !p.backward && corners(p, tile, places, active, scattered);
+  if (tile.inside) return;
   for (int64_t m = 0; m < ROWS; ++m) {
     const float** rows = tile.rows.data() + m;
     if (m >= active) {
       for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = zeros;
-      continue;
-    }
-    if (p.backward) {
-      gradient_windows(p, positions[m], zeros, rows, ROWS);
+    } else if (p.backward) {
+      gradient_windows(p, places[m], zeros, rows, ROWS);
     } else {
-      inside |= windows(p, p.dilation, p.groups * p.depth, positions[m], zeros, rows, ROWS);
+      windows(p, p.dilation, p.groups * p.depth, places[m], zeros, rows, ROWS);
     }
-    fetch(p, rows, taps);
   }
   tile.used = 0;
   for (int64_t t = 0; t < taps; ++t) {
     const float** rows = tile.rows.data() + t * ROWS;
-    bool any = inside;
+    bool any = false;
     for (int64_t m = 0; !any && m < active; ++m) any = rows[m] != zeros;
     if (!any) continue;
     if (tile.used < t) std::memcpy(&tile.rows[tile.used * ROWS], rows, ROWS * sizeof(*rows));
@@ -134,7 +148,7 @@ inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
   found.reserve(count);
   List<const float*> rows(p.kernel_height * p.kernel_width);
   for (int64_t k = 0; k < count; ++k) {
-    const bool on = p.backward ? gradient_windows(p, k, zeros, rows.data(), 1)
+    const bool on = p.backward ? gradient_windows(p, place(p, k), zeros, rows.data(), 1)
                                : !p.mask || p.mask[k];
     if (on) found.push_back(static_cast<int32_t>(k));
   }
@@ -149,6 +163,8 @@ void conv(const Conv& p) {
   const int64_t size = ROWS * kTiles, parts = (found + size - 1) / size;
   const int64_t taps = p.kernel_height * p.kernel_width, outputs = p.outputs / p.groups;
   const int64_t padded = (outputs + WIDTH - 1) / WIDTH * WIDTH;
+  const List<int64_t> offsets = tap_offsets(p, p.dilation, p.groups * p.depth);
+  const bool sparse = 2 * found < count;
   // Large weights: all tiles use one block of them in turn. Small ones: one tile uses all blocks.
   const int64_t together = p.groups * taps * p.depth * padded > kSmall ? kTiles : 1;
 #pragma omp parallel num_threads(p.threads)
@@ -163,7 +179,7 @@ void conv(const Conv& p) {
         }
       }
     }
-    List<Tile> tiles(kTiles, Tile(taps));
+    List<Tile> tiles(kTiles, Tile(offsets));
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part) {
       const int32_t* positions = active.data() + part * size;
@@ -171,7 +187,7 @@ void conv(const Conv& p) {
       const int64_t used = (here + ROWS - 1) / ROWS;
       const auto rows = [&](int64_t k) { return here - k * ROWS < ROWS ? here - k * ROWS : ROWS; };
       const auto ahead = [&](int64_t k) {  // while one tile is computed, the next is fetched
-        if (k < used) point(p, tiles[k], positions + k * ROWS, rows(k), zeros.data());
+        if (k < used) point(p, tiles[k], positions + k * ROWS, rows(k), zeros.data(), sparse);
       };
       ahead(0);
       for (int64_t begin = 0; begin < used; begin += together) {

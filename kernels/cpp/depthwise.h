@@ -32,7 +32,7 @@ void depthwise(const Conv& p) {
         fill_row(p.out + k * p.outputs, p.residual + k * p.outputs, p.outputs, p.fill);
         continue;
       }
-      windows(p, p.dilation, p.outputs, k, zeros.data(), rows.data(), 1);
+      windows(p, p.dilation, p.outputs, place(p, k), zeros.data(), rows.data(), 1);
       depthwise_position(p, rows.data(), k);
     }
   }

@@ -49,7 +49,7 @@ void entries(const EntryConv& p) {
         found += p.mask[at + o] != 0;
       }
       if (!found) continue;
-      windows(p, 1, depth, k, zeros.data(), rows.data(), 1);
+      windows(p, 1, depth, place(p, k), zeros.data(), rows.data(), 1);
       for (int64_t t = 0; t < taps; ++t) {
         std::memcpy(&window[t * depth], rows[t], depth * sizeof(float));
       }

@@ -77,35 +77,42 @@ inline Place place(const Shape& p, int64_t position) {
   return {line / height, line % height, k % width};
 }
 
-// The rows of the input that one output position reads, tap by tap; `zeros` outside the image.
-// Returns whether all are inside.
+// The input under the first tap of a position, if all its taps are inside the image; else null.
 template <class Shape>
-inline bool windows(const Shape& p, int64_t dilation, int64_t channels, int64_t position,
-                    const float* zeros, const float** rows, int64_t step) {
-  const Place at = place(p, position);
+inline const float* corner(const Shape& p, int64_t dilation, int64_t channels, const Place& at) {
   const int64_t top = at.row * p.stride - p.padding, left = at.column * p.stride - p.padding;
-  const float* image = p.x + at.sample * p.height * p.width * channels;
-  if (top >= 0 && left >= 0 && top + (p.kernel_height - 1) * dilation < p.height &&
-      left + (p.kernel_width - 1) * dilation < p.width) {
-    const float* corner = image + (top * p.width + left) * channels;
-    for (int64_t i = 0; i < p.kernel_height; ++i) {
-      const float* row = corner + i * dilation * p.width * channels;
-      for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
-        *rows = row + j * dilation * channels;
-      }
-    }
-    return true;
-  }
+  const bool inside = top >= 0 && left >= 0 &&
+                      top + (p.kernel_height - 1) * dilation < p.height &&
+                      left + (p.kernel_width - 1) * dilation < p.width;
+  return inside ? p.x + ((at.sample * p.height + top) * p.width + left) * channels : nullptr;
+}
+
+// How far each tap lies from the first.
+template <class Shape>
+inline List<int64_t> tap_offsets(const Shape& p, int64_t dilation, int64_t channels) {
+  List<int64_t> offsets;
   for (int64_t i = 0; i < p.kernel_height; ++i) {
-    const int64_t h = top + i * dilation;
+    for (int64_t j = 0; j < p.kernel_width; ++j) {
+      offsets.push_back((i * p.width + j) * dilation * channels);
+    }
+  }
+  return offsets;
+}
+
+// The rows of the input that one output position reads, tap by tap; `zeros` outside the image.
+template <class Shape>
+inline void windows(const Shape& p, int64_t dilation, int64_t channels, const Place& at,
+                    const float* zeros, const float** rows, int64_t step) {
+  const float* image = p.x + at.sample * p.height * p.width * channels;
+  for (int64_t i = 0; i < p.kernel_height; ++i) {
+    const int64_t h = at.row * p.stride - p.padding + i * dilation;
     const bool inside = h >= 0 && h < p.height;
     for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
-      const int64_t w = left + j * dilation;
+      const int64_t w = at.column * p.stride - p.padding + j * dilation;
       const bool here = inside && w >= 0 && w < p.width;
       *rows = here ? image + (h * p.width + w) * channels : zeros;
     }
   }
-  return false;
 }
 
 }  // namespace ISA
