@@ -12,7 +12,7 @@ from pandas import DataFrame
 from robustdyn.labels import count, threat_label
 from robustdyn.reports.style import INK, RULE, SLOW, SOFT, legend_above, rc, write_below
 
-GAP = 0.017  # of the panel's height, between two names
+GAP = 0.033  # of the panel's height, from one name to the next
 
 
 def realised_speedup(rows: DataFrame) -> Figure:
@@ -49,12 +49,12 @@ def _points(ax: Axes, rows: DataFrame) -> None:
 
 
 def _axes(ax: Axes, rows: DataFrame) -> None:
-    shown = ["theoretical", "realised_low", "realised_high"]
-    shown += ["attacked_theoretical", "attacked_realised"]
-    low, high = 0.85 * rows[shown].min().min(), 1.2 * rows[shown].max().max()
-    ax.plot((low, high), (low, high), color=SOFT, lw=1)
+    across = _limits(rows[["theoretical", "attacked_theoretical"]])
+    up = _limits(rows[["realised_low", "realised_high", "attacked_realised"]])
+    ends = (min(across[0], up[0]), max(across[1], up[1]))
+    ax.plot(ends, ends, color=SOFT, lw=1)
     ax.axhline(1, color=RULE, lw=1.2, zorder=0)
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    ax.set(xscale="log", yscale="log", xlim=across, ylim=up)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -63,13 +63,17 @@ def _axes(ax: Axes, rows: DataFrame) -> None:
     ax.set_ylabel("realised speed-up: dense time / sparse time, logarithmic")
 
 
+def _limits(values: DataFrame) -> tuple[float, float]:
+    return 0.88 * min(1.0, values.min().min()), 1.15 * values.max().max()
+
+
 def _names(ax: Axes, rows: DataFrame) -> None:
     """Name each model beside the panel, in the order of its clean point, with a line to it."""
     low, high = (np.log(bound) for bound in ax.get_ylim())
     ordered = rows.sort_values("realised")
     heights: list[float] = []
     for y in (np.log(ordered["realised"]) - low) / (high - low):
-        heights.append(max(y, heights[-1] + 2 * GAP) if heights else y)
+        heights.append(max(y, heights[-1] + GAP) if heights else y)
     over = max(0.0, heights[-1] - 0.99)
     for (x, y, name), place in zip(
         ordered[["theoretical", "realised", "model"]].to_numpy(), heights, strict=True

@@ -10,7 +10,7 @@ FAIR = 0.7  # the part of the theoretical speed-up that a large model should rea
 
 
 class Shortfall(NamedTuple):
-    """Factors by which sparse time exceeds its share of the MACs; together about all of it.
+    """Factors by which sparse time exceeds its share of the MACs; their product is all of it.
 
     Attributes:
         more: MACs that ran / MACs that the decisions ask for.
@@ -25,13 +25,12 @@ class Shortfall(NamedTuple):
 
 def shortfall(row: ModelRow) -> Shortfall:
     """Return the factors of one model."""
-    sparse_rate = row.batch * row.executed_macs / row.product_seconds
-    dense_rate = row.batch * row.dense_macs / row.dense_product_seconds
-    around = row.sparse_seconds / row.product_seconds
+    per_mac = row.sparse_seconds * row.product_part / row.executed_macs
+    dense_per_mac = row.dense_seconds * row.dense_product_part / row.dense_macs
     return Shortfall(
-        row.executed_macs / row.macs,
-        dense_rate / sparse_rate,
-        around / (row.dense_seconds / row.dense_product_seconds),
+        more=row.executed_macs / row.macs,
+        slower=per_mac / dense_per_mac,
+        around=row.dense_product_part / row.product_part,
     )
 
 
@@ -42,22 +41,16 @@ def falls_short(row: ModelRow) -> bool:
 
 
 def reason(row: ModelRow) -> str:
-    """Return in one sentence what takes the time, the largest factor first."""
+    """Return what takes the time, the largest factor first."""
     factors = shortfall(row)
-    around, dense_around = (
-        1 - row.product_seconds / row.sparse_seconds,
-        1 - row.dense_product_seconds / row.dense_seconds,
-    )
-    size, dense_size = (
-        1e6 * row.product_seconds / row.products,
-        1e6 * row.dense_product_seconds / row.dense_products,
-    )
+    each = 1e6 * row.sparse_seconds * row.product_part / row.products
+    dense_each = 1e6 * row.dense_seconds * row.dense_product_part / row.dense_products
     texts = {
         "more": f"runs {factors.more:.2f} times the MACs that its decisions ask for",
         "slower": f"a MAC takes {factors.slower:.2f} times as long, in {row.products} products of"
-        f" {size:.0f} us (dense: {row.dense_products} of {dense_size:.0f} us)",
-        "around": f"{around:.0%} of the time is outside products (dense: {dense_around:.0%}),"
-        f" a factor of {factors.around:.2f}",
+        f" {each:.0f} us (dense: {row.dense_products} of {dense_each:.0f} us)",
+        "around": f"{1 - row.product_part:.0%} of the time is outside products"
+        f" (dense: {1 - row.dense_product_part:.0%}), a factor of {factors.around:.2f}",
     }
     order = sorted(texts, key=lambda name: -getattr(factors, name))
     return "; ".join(texts[name] for name in order if getattr(factors, name) > 1.02) or "noise"

@@ -45,7 +45,7 @@ class ModelRow:
         kernels: how often which kernel ran in which implementation, clean.
         executed_macs: of one sample, as sparse execution ran them, clean.
         products, dense_products: how many convolutions, matrix products and kernels ran.
-        product_seconds, dense_product_seconds: the time in these.
+        product_part, dense_product_part: the part of the time that is in these.
     """
 
     model: str
@@ -75,9 +75,9 @@ class ModelRow:
     kernels: dict[str, int]
     executed_macs: float
     products: int
-    product_seconds: float
+    product_part: float
     dense_products: int
-    dense_product_seconds: float
+    dense_product_part: float
 
 
 def chosen_models(names: Sequence[str]) -> list[ModelSpec]:
@@ -164,7 +164,8 @@ def _measured(
     slowdown = spread(ratios(seconds["attacked"], seconds["sparse"]))
     with recording() as runs:
         sparse()
-    parts, whole = break_down(sparse), break_down(lambda: model(x))
+    both = break_down({"sparse": sparse, "dense": lambda: model(x)}, rounds=rounds)
+    parts, whole = both["sparse"], both["dense"]
     return ModelRow(
         model=spec.name,
         family=spec.family,
@@ -193,9 +194,9 @@ def _measured(
         kernels={f"{name} {by}": times for (name, by), times in sorted(runs.items())},
         executed_macs=parts.macs / len(x),
         products=parts.products,
-        product_seconds=parts.seconds,
+        product_part=parts.part,
         dense_products=whole.products,
-        dense_product_seconds=whole.seconds,
+        dense_product_part=whole.part,
     )
 
 
