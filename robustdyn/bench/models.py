@@ -13,7 +13,6 @@ from robustdyn.bench.timing import ratios, spread, take_turns, threads
 from robustdyn.data import load_dataset
 from robustdyn.errors import UserError
 from robustdyn.execution import execution
-from robustdyn.kernels import recording
 from robustdyn.labels import attack_label
 from robustdyn.registry import ModelSpec, create_model, get_model_spec, list_models
 from robustdyn.threat import Threat
@@ -132,7 +131,7 @@ def bench_model(
     steps = {"steps": PGD_STEPS} if attack == "pgd" else {}
     dataset = trained_dataset(spec)
     model = create_model(spec.name, dataset, pretrained=dataset is not None)
-    data = load_dataset(model.dataset, "test")
+    data = load_dataset(str(model.dataset), "test")
     positions = max(data.batches(batch), key=len)
     x, y = data.stack(positions), torch.from_numpy(data.labels[positions])
     with threads(thread_count):
@@ -162,8 +161,9 @@ def _measured(
     dense, clean, slow = (spread(seconds[name]) for name in ("dense", "sparse", "attacked"))
     realised = spread(ratios(seconds["dense"], seconds["sparse"]))
     slowdown = spread(ratios(seconds["attacked"], seconds["sparse"]))
-    with recording() as runs:
-        sparse()
+    with execution("sparse", report=True) as report:
+        model(x)
+    assert report is not None
     both = break_down({"sparse": sparse, "dense": lambda: model(x)}, rounds=rounds)
     parts, whole = both["sparse"], both["dense"]
     return ModelRow(
@@ -191,7 +191,7 @@ def _measured(
         slowdown_low=slowdown.low,
         slowdown_high=slowdown.high,
         macs_ratio=attacked_macs / macs,
-        kernels={f"{name} {by}": times for (name, by), times in sorted(runs.items())},
+        kernels={f"{name} {by}": times for name, by, times in report.rows()},
         executed_macs=parts.macs / len(x),
         products=parts.products,
         product_part=parts.part,
