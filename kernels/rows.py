@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
@@ -10,7 +11,12 @@ from robustdyn.kernels.operators import operator
 
 @kernel
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Return x[rows], (n, ...), for x (R, ...) and ascending unique int64 rows (n,)."""
+    """Return x[rows], (n, ...), for x (R, ...) and ascending unique int64 rows (n,).
+
+    The rows of a channels-last x are copied whole, and the result is channels-last too.
+    """
+    if channels_last(x):
+        return x.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return x.index_select(0, rows)
 
 
@@ -26,7 +32,23 @@ def scatter_rows(
         out: (R, ...).
         add: whether y is added to out[rows] instead.
         in_place: whether `out` itself is written, then without a gradient, instead of a copy.
+
+    The result is laid out as `out` is.
     """
+    if channels_last(out):
+        y, flat = y.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)
+        done = _scattered(y, rows, flat, add, in_place)
+        return out if in_place else done.permute(0, 3, 1, 2)
+    return _scattered(y, rows, out, add, in_place)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Return whether x (R, C, H, W) lies in memory as (R, H, W, C)."""
+    last = torch.channels_last
+    return x.dim() == 4 and x.is_contiguous(memory_format=last) and not x.is_contiguous()
+
+
+def _scattered(y: Tensor, rows: Tensor, out: Tensor, add: bool, in_place: bool) -> Tensor:
     if in_place:
         return out.index_add_(0, rows, y) if add else out.index_copy_(0, rows, y)
     return out.index_add(0, rows, y) if add else out.index_copy(0, rows, y)
@@ -41,6 +63,13 @@ def _keep_rows(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple:
     (rows,) = ctx.saved_tensors
     return scatter_rows(grad, rows, grad.new_zeros(ctx.shape), add=True), None
+
+
+def _gather_fake(x: Tensor, rows: Tensor) -> Tensor:
+    if channels_last(x):
+        _, channels, height, width = x.shape
+        return x.new_empty(rows.shape[0], height, width, channels).permute(0, 3, 1, 2)
+    return x.new_empty(rows.shape[0], *x.shape[1:])
 
 
 def _keep_mode(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -66,7 +95,7 @@ def _in_place(y: Tensor, rows: Tensor, out: Tensor, add: bool = False) -> None:
 gather_rows.operator = operator(
     "gather_rows(Tensor x, Tensor rows) -> Tensor",
     gather_rows.run,
-    fake=lambda x, rows: x.new_empty(rows.shape[0], *x.shape[1:]),
+    fake=_gather_fake,
     setup=_keep_rows,
     backward=_gather_backward,
 )
