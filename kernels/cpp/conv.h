@@ -141,13 +141,13 @@ inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t a
 
 inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
   const int64_t count = p.batch * p.out_height * p.out_width;
+  if (!p.backward) return listed(p.mask, count);
   List<int32_t> found;
-  found.reserve(count);
   List<const float*> rows(p.kernel_height * p.kernel_width);
   for (int64_t k = 0; k < count; ++k) {
-    const bool on = p.backward ? gradient_windows(p, place(p, k), zeros, rows.data(), 1)
-                               : !p.mask || p.mask[k];
-    if (on) found.push_back(static_cast<int32_t>(k));
+    if (gradient_windows(p, place(p, k), zeros, rows.data(), 1)) {
+      found.push_back(static_cast<int32_t>(k));
+    }
   }
   return found;
 }
@@ -172,13 +172,7 @@ void conv(const Conv& p) {
   {
     if (found < count && p.fill != kLeave) {
 #pragma omp for schedule(static) nowait
-      for (int64_t k = 0; k <= found; ++k) {  // the gaps before the k-th active position
-        const int64_t begin = k ? active[k - 1] + 1 : 0, end = k < found ? active[k] : count;
-        if (begin < end) {
-          const int64_t at = begin * p.outputs;
-          fill_row(p.out + at, p.residual + at, (end - begin) * p.outputs, p.fill);
-        }
-      }
+      for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
     }
     List<Tile> tiles(kTiles, Tile(offsets));
 #pragma omp for schedule(dynamic)
