@@ -13,14 +13,14 @@ class Active(NamedTuple):
     """The active positions of a mask with N entries.
 
     Attributes:
-        index: (N,), the first `count` entries are the active positions, ascending; the others -1.
-        inverse: (N,), the place of each position in `index`, -1 where the mask is off.
-        count: (1,), how many are active, on the mask's device.
+        positions: (N,), the first `number` entries are the active ones, ascending; the others -1.
+        inverse: (N,), the place of each position in `positions`, -1 where the mask is off.
+        number: (1,), how many are active, on the mask's device.
     """
 
-    index: Tensor
+    positions: Tensor
     inverse: Tensor
-    count: Tensor
+    number: Tensor
 
 
 @kernel
@@ -29,7 +29,7 @@ def mask_compact(mask: Tensor, *, dtype: torch.dtype = torch.int32) -> Active:
 
     Args:
         mask: (B, H, W) or (N,) bool, with fewer than 2^31 entries.
-        dtype: of index, inverse and count: torch.int32 or torch.int64.
+        dtype: of the result: torch.int32 or torch.int64.
     """
     flat = mask.flatten()
     rank = flat.cumsum(0, dtype=dtype)

@@ -17,7 +17,7 @@ from robustdyn.kernels.native import pointer, threads
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
-CHANNEL_CROSSOVER = 0.6
+CHANNEL_CROSSOVER = 0.45
 ENTRY_CROSSOVER = 0.6
 AFFINE_CROSSOVER = 0.9
 
@@ -75,6 +75,8 @@ def _channel_reasons(
     reasons = tensor_reasons(x, weight, inputs, outputs, bias)
     if reasons:
         return reasons
+    if x.shape[1] * x.shape[2] == 1:
+        return ["one position does not pay for packing its weights"]
     live = 1.0 if inputs is None else inputs.float().mean().item()
     kept = 1.0 if outputs is None else outputs.float().mean().item()
     if live * kept > CHANNEL_CROSSOVER:

@@ -28,8 +28,8 @@ def mask_dilate(
     spread = mask
     if stride > 1:
         spread = mask.new_zeros(_shape(mask, stride, shape))
-        steps = (slice(None, None, stride),) * _rank(mask)
-        spread[(..., *steps)] = mask
+        steps = [slice(None, None, stride)] * _rank(mask)
+        spread[(slice(None),) * (mask.dim() - len(steps)) + tuple(steps)] = mask
     for dim in range(-_rank(mask), 0):
         spread = _widen(spread, size // 2, dim)
     return spread.clone() if spread is mask else spread

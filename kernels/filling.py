@@ -27,9 +27,9 @@ def finish(
     unfilled = fill == "leave" and out is None
     if unfilled or (mask.device.type == "cpu" and mask.all()):
         return y.contiguous() if out is None else out.copy_(y)
-    other: Tensor | None = out
-    if fill != "leave":
-        other = residual if fill == "copy" else y.new_zeros(())
+    others = {"zero": y.new_zeros(()), "copy": residual, "leave": out}
+    other = others[fill]
+    assert other is not None  # check_fill has seen to it
     y = torch.where(mask[..., None], y, other)
     return y.contiguous() if out is None else out.copy_(y)
 

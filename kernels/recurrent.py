@@ -1,5 +1,6 @@
 """One step of a recurrence, for the samples whose mask is on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
-CELLS = {"gru": torch.gru_cell, "lstm": torch.lstm_cell, "tanh": torch.rnn_tanh_cell}
+CELLS: dict[str, Callable] = {
+    "gru": torch.gru_cell,
+    "lstm": torch.lstm_cell,
+    "tanh": torch.rnn_tanh_cell,
+}
 
 
 @kernel

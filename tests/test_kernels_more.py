@@ -43,7 +43,8 @@ def _seed():
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_compaction(shape, density, dtype):
     mask = torch.rand(shape) < density
-    index, inverse, count = kernels.mask_compact(mask, dtype=dtype)
+    active = kernels.mask_compact(mask, dtype=dtype)
+    index, inverse, count = active.positions, active.inverse, active.number
     assert index.dtype == inverse.dtype == count.dtype == dtype
     expected = mask.flatten().nonzero().flatten()
     assert count.tolist() == [len(expected)]

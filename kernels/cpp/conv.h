@@ -51,16 +51,13 @@ inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const floa
 // One block of `count` outputs, from the first-th of the layer, for `active` positions.
 template <int VECTORS>
 inline void block(const Conv& p, const Tile& tile, int64_t offset, const float* weight,
-                  int64_t first, int64_t count, const int32_t* positions, int64_t active) {
-  Vec start[VECTORS] = {};
-  if (p.bias) {
-    for (int64_t k = 0; k < count; ++k) start[k / WIDTH][k % WIDTH] = p.bias[first + k];
-  }
+                  const float* bias, int64_t first, int64_t count, const int32_t* positions,
+                  int64_t active) {
   Vec sums[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; ++m) {
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; ++v) sums[m][v] = start[v];
+    for (int v = 0; v < VECTORS; ++v) sums[m][v] = load(bias + v * WIDTH);
   }
   multiply<VECTORS>(tile, p.depth, offset, weight, sums);
 #pragma GCC unroll 16
@@ -144,13 +141,13 @@ inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t a
 
 inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
   const int64_t count = p.batch * p.out_height * p.out_width;
+  if (!p.backward) return listed(p.mask, count);
   List<int32_t> found;
-  found.reserve(count);
   List<const float*> rows(p.kernel_height * p.kernel_width);
   for (int64_t k = 0; k < count; ++k) {
-    const bool on = p.backward ? gradient_windows(p, place(p, k), zeros, rows.data(), 1)
-                               : !p.mask || p.mask[k];
-    if (on) found.push_back(static_cast<int32_t>(k));
+    if (gradient_windows(p, place(p, k), zeros, rows.data(), 1)) {
+      found.push_back(static_cast<int32_t>(k));
+    }
   }
   return found;
 }
@@ -165,19 +162,17 @@ void conv(const Conv& p) {
   const int64_t padded = (outputs + WIDTH - 1) / WIDTH * WIDTH;
   const List<int64_t> offsets = tap_offsets(p, p.dilation, p.groups * p.depth);
   const bool sparse = 2 * found < count;
+  List<float> bias(p.groups * padded, 0.0f);
+  for (int64_t k = 0; p.bias && k < p.outputs; ++k) {
+    bias[k / outputs * padded + k % outputs] = p.bias[k];
+  }
   // Large weights: all tiles use one block of them in turn. Small ones: one tile uses all blocks.
   const int64_t together = p.groups * taps * p.depth * padded > kSmall ? kTiles : 1;
 #pragma omp parallel num_threads(p.threads)
   {
     if (found < count && p.fill != kLeave) {
 #pragma omp for schedule(static) nowait
-      for (int64_t k = 0; k <= found; ++k) {  // the gaps before the k-th active position
-        const int64_t begin = k ? active[k - 1] + 1 : 0, end = k < found ? active[k] : count;
-        if (begin < end) {
-          const int64_t at = begin * p.outputs;
-          fill_row(p.out + at, p.residual + at, (end - begin) * p.outputs, p.fill);
-        }
-      }
+      for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
     }
     List<Tile> tiles(kTiles, Tile(offsets));
 #pragma omp for schedule(dynamic)
@@ -198,11 +193,12 @@ void conv(const Conv& p) {
             const int64_t left = outputs - first, at = group * outputs + first;
             const int64_t width = left < 2 * WIDTH ? left : 2 * WIDTH;
             const float* packed = weight + first * taps * p.depth;
+            const float* from = bias.data() + group * padded + first;
             const auto run = left > WIDTH ? block<2> : block<1>;
             for (int64_t k = begin; k < end; ++k) {
               if (at == 0) ahead(k + 1);
               const int32_t* where = positions + k * ROWS;
-              run(p, tiles[k], group * p.depth, packed, at, width, where, rows(k));
+              run(p, tiles[k], group * p.depth, packed, from, at, width, where, rows(k));
             }
           }
         }

@@ -6,9 +6,12 @@
 namespace ISA {
 
 inline float total(Vec value) {
-  float sum = 0.0f;
-  for (int k = 0; k < WIDTH; ++k) sum += value[k];
-  return sum;
+  float parts[WIDTH];
+  store(parts, value);
+  for (int half = WIDTH / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) parts[k] += parts[k + half];
+  }
+  return parts[0];
 }
 
 template <int COUNT>
@@ -33,6 +36,7 @@ void entries(const EntryConv& p) {
   const int64_t taps = p.kernel_height * p.kernel_width, depth = p.depth;
   const int64_t size = (taps * depth + WIDTH - 1) / WIDTH * WIDTH;  // weights are padded to it
   const int64_t count = p.batch * p.out_height * p.out_width;
+  const int64_t line = p.kernel_width * depth;
   const List<float> zeros(depth, 0.0f);
 #pragma omp parallel num_threads(p.threads)
   {
@@ -49,9 +53,17 @@ void entries(const EntryConv& p) {
         found += p.mask[at + o] != 0;
       }
       if (!found) continue;
-      windows(p, 1, depth, place(p, k), zeros.data(), rows.data(), 1);
-      for (int64_t t = 0; t < taps; ++t) {
-        std::memcpy(&window[t * depth], rows[t], depth * sizeof(float));
+      const Place here = place(p, k);
+      const float* first = corner(p, 1, depth, here);
+      if (first) {  // the taps of a line lie side by side
+        for (int64_t i = 0; i < p.kernel_height; ++i) {
+          std::memcpy(&window[i * line], first + i * p.width * depth, line * sizeof(float));
+        }
+      } else {
+        windows(p, 1, depth, here, zeros.data(), rows.data(), 1);
+        for (int64_t t = 0; t < taps; ++t) {
+          std::memcpy(&window[t * depth], rows[t], depth * sizeof(float));
+        }
       }
       const float* residual = p.residual ? p.residual + at : nullptr;
       int64_t o = 0;

@@ -115,4 +115,26 @@ inline void windows(const Shape& p, int64_t dilation, int64_t channels, const Pl
   }
 }
 
+// The positions of a mask (all, if there is none), in order; without a branch to mispredict.
+inline List<int32_t> listed(const uint8_t* mask, int64_t count) {
+  List<int32_t> found(count);
+  int64_t size = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    found[size] = static_cast<int32_t>(k);
+    size += !mask || mask[k];
+  }
+  found.resize(size);
+  return found;
+}
+
+// Fill what lies before the k-th active position; k = found is the end.
+template <class Shape>
+inline void fill_gap(const Shape& p, const List<int32_t>& active, int64_t k, int64_t count,
+                     int64_t channels) {
+  const int64_t found = active.size();
+  const int64_t begin = k ? active[k - 1] + 1 : 0, end = k < found ? active[k] : count;
+  const float* residual = p.residual ? p.residual + begin * channels : nullptr;
+  if (begin < end) fill_row(p.out + begin * channels, residual, (end - begin) * channels, p.fill);
+}
+
 }  // namespace ISA
