@@ -18,7 +18,8 @@ from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
 CHANNEL_CROSSOVER = 0.45
-ENTRY_CROSSOVER = 0.6
+ENTRY_CROSSOVER = 0.3
+ENTRY_WINDOW = 256  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
 
 
@@ -113,6 +114,8 @@ def _channel_conv(
 def _entry_reasons(
     x: Tensor, weight: Tensor, mask: Tensor, residual: Tensor | None = None, **_: Any
 ) -> list[str]:
+    if weight[0].numel() < ENTRY_WINDOW:
+        return [f"fewer than {ENTRY_WINDOW} values in a window: dense is faster"]
     return tensor_reasons(x, weight, mask, residual) or density_reasons(mask, ENTRY_CROSSOVER)
 
 
