@@ -1,8 +1,11 @@
 """Gather and scatter of rows: samples, tokens, time steps, positions."""
 
+from typing import Any
+
 from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.operators import operator
 
 
 @kernel
@@ -12,6 +15,82 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
 
 
 @kernel
-def scatter_rows(y: Tensor, rows: Tensor, out: Tensor) -> Tensor:
-    """Return a copy of out (R, ...) in which out[rows] is y (n, ...); rows int64, unique."""
-    return out.index_copy(0, rows, y)
+def scatter_rows(
+    y: Tensor, rows: Tensor, out: Tensor, *, add: bool = False, in_place: bool = False
+) -> Tensor:
+    """Return out (R, ...) with out[rows] replaced by y (n, ...).
+
+    Args:
+        y: (n, ...).
+        rows: (n,) int64, unique.
+        out: (R, ...).
+        add: whether y is added to out[rows] instead.
+        in_place: whether `out` itself is written, then without a gradient, instead of a copy.
+    """
+    if in_place:
+        return out.index_add_(0, rows, y) if add else out.index_copy_(0, rows, y)
+    return out.index_add(0, rows, y) if add else out.index_copy(0, rows, y)
+
+
+def _keep_rows(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, rows = inputs
+    ctx.save_for_backward(rows)
+    ctx.shape = x.shape
+
+
+def _gather_backward(ctx: Any, grad: Tensor) -> tuple:
+    (rows,) = ctx.saved_tensors
+    return scatter_rows(grad, rows, grad.new_zeros(ctx.shape), add=True), None
+
+
+def _keep_mode(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, rows, _, ctx.add = inputs
+    ctx.save_for_backward(rows)
+
+
+def _scatter_backward(ctx: Any, grad: Tensor) -> tuple:
+    (rows,) = ctx.saved_tensors
+    inner = gather_rows(grad, rows)
+    outer = grad if ctx.add else scatter_rows(inner.new_zeros(inner.shape), rows, grad)
+    return inner, None, outer, None
+
+
+def _new(y: Tensor, rows: Tensor, out: Tensor, add: bool = False) -> Tensor:
+    return scatter_rows.run(y, rows, out, add=add)
+
+
+def _in_place(y: Tensor, rows: Tensor, out: Tensor, add: bool = False) -> None:
+    scatter_rows.run(y, rows, out, add=add, in_place=True)
+
+
+gather_rows.operator = operator(
+    "gather_rows(Tensor x, Tensor rows) -> Tensor",
+    gather_rows.run,
+    fake=lambda x, rows: x.new_empty(rows.shape[0], *x.shape[1:]),
+    setup=_keep_rows,
+    backward=_gather_backward,
+)
+_scatter = operator(
+    "scatter_rows(Tensor y, Tensor rows, Tensor out, bool add=False) -> Tensor",
+    _new,
+    fake=lambda y, rows, out, add=False: out.clone(),
+    setup=_keep_mode,
+    backward=_scatter_backward,
+)
+_scatter_to = operator(
+    "scatter_rows_(Tensor y, Tensor rows, Tensor(a!) out, bool add=False) -> ()",
+    _in_place,
+    fake=lambda *_, **__: None,
+)
+
+
+def _call(
+    y: Tensor, rows: Tensor, out: Tensor, *, add: bool = False, in_place: bool = False
+) -> Tensor:
+    if not in_place:
+        return _scatter(y, rows, out, add)
+    _scatter_to(y, rows, out, add)
+    return out
+
+
+scatter_rows.operator = _call

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import robustdyn as rd
-from robustdyn.kernels import KERNELS, Implementation, Kernel, masked_conv2d_rows
+from robustdyn.kernels import KERNELS, Implementation, Kernel
 from robustdyn.primitives import (
     add_if_kept,
     confidence,
@@ -169,17 +169,6 @@ def test_if_no_exit_is_sure_the_most_confident_one_answers():
     torch.testing.assert_close(logits, exits[best, torch.arange(4)])
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_masked_convolution_equals_the_dense_one_at_the_mask(stride, size, density):
-    x, weight = torch.randn(2, 3, 9, 7), torch.randn(5, 3, size, size)
-    dense = F.conv2d(x, weight, stride=stride, padding=size // 2)
-    mask = torch.rand(2, *dense.shape[2:]) < density
-    rows = masked_conv2d_rows(x.permute(0, 2, 3, 1), weight, mask, stride=stride, padding=size // 2)
-    torch.testing.assert_close(rows, dense.permute(0, 2, 3, 1)[mask], rtol=1e-4, atol=1e-4)
-
-
 def test_the_dispatcher_takes_the_first_implementation_without_a_reason():
     kernel = Kernel("double", lambda x: 2 * x)
     assert kernel.select(3).name == "torch"
@@ -194,5 +183,5 @@ def test_the_dispatcher_takes_the_first_implementation_without_a_reason():
 
 
 def test_kernels_are_registered_under_their_names():
-    assert {"gather_rows", "scatter_rows", "masked_conv2d_rows"} <= set(KERNELS)
+    assert {"gather_rows", "scatter_rows", "masked_conv2d"} <= set(KERNELS)
     assert all(kernel.__doc__ for kernel in KERNELS.values())

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from robustdyn.decision import Decision, dilated
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import masked_conv2d_rows, scatter_rows
+from robustdyn.kernels import gather_rows, masked_conv2d, scatter_rows
+from robustdyn.primitives.folding import folded
 from robustdyn.trace import mark_sparse, region
 
 
@@ -26,7 +27,8 @@ def conv_at(
     Args:
         gate: a decision with margin (B, 1, H', W').
         conv: an nn.Conv2d without bias, groups or dilation.
-        then: elementwise, or a batch norm in eval; works on (n, O, 1, 1) too.
+        then: elementwise, or a batch norm in eval; works on (n, O, 1, 1) too. As modules, a batch
+            norm, a ReLU, or both in an nn.Sequential are folded into the convolution.
         x: (B, C, H, W).
         dilate: the kernel size of the convolution that reads this one's output, whose windows
             around the kept positions are needed too.
@@ -38,17 +40,22 @@ def conv_at(
             return then(conv(x))
     mark_sparse()
     kept = dilated(gate.kept, dilate) if dilate > 1 else gate.kept
-    mask = kept[:, 0]  # (B, H', W')
-    batch, height, width = mask.shape
-    out = x.new_zeros(batch * height * width, conv.out_channels)
-    if mask.any():
-        y = masked_conv2d_rows(
-            x.permute(0, 2, 3, 1),
-            conv.weight,
-            mask,
-            stride=conv.stride[0],
-            padding=int(conv.padding[0]),
-        )
-        y = then(y[:, :, None, None])[:, :, 0, 0]  # (n, O)
-        out = scatter_rows(y, mask.flatten().nonzero().flatten(), out)
-    return out.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return _sparse(conv, then, x, kept[:, 0])
+
+
+def _sparse(conv: nn.Conv2d, then: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor) -> Tensor:
+    """then(conv(x)) at the mask (B, H', W'), 0 elsewhere."""
+    rows = x.permute(0, 2, 3, 1)  # NHWC
+    shape = {"stride": conv.stride[0], "padding": int(conv.padding[0])}
+    whole = folded(conv, then)
+    if whole is not None:
+        weight, bias, relu = whole
+        y = masked_conv2d(rows, weight, mask, bias, relu=relu, **shape)
+        return y.permute(0, 3, 1, 2)
+    y = masked_conv2d(rows, conv.weight, mask, conv.bias, **shape)
+    on = mask.flatten().nonzero().flatten()
+    if len(on):
+        flat = y.flatten(0, 2)
+        done = then(gather_rows(flat, on)[:, :, None, None])[:, :, 0, 0]
+        y = scatter_rows(done, on, flat, in_place=True).reshape(*mask.shape, -1)
+    return y.permute(0, 3, 1, 2)

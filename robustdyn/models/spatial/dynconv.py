@@ -41,7 +41,7 @@ class MaskedBlock(BasicBlock):
     def _residual(self, gate: Decision, x: Tensor) -> Tensor:
         conv1, norm1 = self.conv1
         conv2, norm2 = self.conv2
-        h = conv_at(gate, conv1, lambda y: F.relu(norm1(y)), x, dilate=3)
+        h = conv_at(gate, conv1, nn.Sequential(norm1, nn.ReLU()), x, dilate=3)
         return conv_at(gate, conv2, norm2, h)
 
 
