@@ -42,16 +42,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 EXPORT(mask_count)
 
-// index[r]: position of the r-th set entry; inverse[p]: its r, or -1; count[0]: how many are set.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    mask_compact(const unsigned char* mask, int n, const int* block_counts, int* index,
-                 int* inverse, int* count) {
-  __shared__ int warp_before[WARPS], warp_counts[WARPS];
+// index[r]: position of the r-th set entry, -1 from r = count[0] on; inverse[p]: its r, or -1.
+template <class Index>
+__device__ __forceinline__ void compact(int (&warp_before)[WARPS], int (&warp_all)[WARPS],
+                                        int (&warp_counts)[WARPS], const unsigned char* mask, int n,
+                                        const int* block_counts, Index* index, Index* inverse,
+                                        Index* count) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int before = 0;
-  for (int g = threadIdx.x; g < static_cast<int>(blockIdx.x); g += THREADS)
-    before += block_counts[g];
+  int before = 0, all = 0;
+  for (int g = threadIdx.x; g < static_cast<int>(gridDim.x); g += THREADS) {
+    int set = block_counts[g];
+    all += set;
+    if (g < static_cast<int>(blockIdx.x)) before += set;
+  }
   before = warp_sum(before);
+  all = warp_sum(all);
 
   long long first = blockIdx.x * static_cast<long long>(PER_BLOCK) + threadIdx.x * PER_THREAD;
   unsigned bits = read_bits(mask, first, n);
@@ -63,39 +68,54 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
   if (lane == 31) {
     warp_before[warp] = before;
+    warp_all[warp] = all;
     warp_counts[warp] = upto;
   }
   __syncthreads();
   int rank = upto - own, total = 0;
   for (int w = 0; w < WARPS; ++w) {
     rank += warp_before[w] + (w < warp ? warp_counts[w] : 0);
-    total += warp_before[w] + warp_counts[w];
+    total += warp_all[w];
   }
-  if (threadIdx.x == 0 && blockIdx.x == gridDim.x - 1) count[0] = total;
-  for (int i = 0; i < PER_THREAD && first + i < n; ++i) {
+  if (threadIdx.x == 0 && blockIdx.x == 0) count[0] = total;
+#pragma unroll
+  for (int i = 0; i < PER_THREAD; ++i) {
+    if (first + i >= n) break;
     bool set = bits >> i & 1;
-    if (set) index[rank] = static_cast<int>(first + i);
+    if (set) index[rank] = static_cast<Index>(first + i);
+    if (first + i >= total) index[first + i] = -1;
     inverse[first + i] = set ? rank : -1;
     rank += set;
   }
 }
-EXPORT(mask_compact)
 
-// reached[b, y, x]: whether a set output (b, y', x') of a convolution reads input (y, x).
+#define COMPACT(name, Index)                                                                       \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                            \
+      name(const unsigned char* mask, int n, const int* block_counts, Index* index,                \
+           Index* inverse, Index* count) {                                                         \
+    __shared__ int warp_before[WARPS], warp_all[WARPS], warp_counts[WARPS];                        \
+    compact(warp_before, warp_all, warp_counts, mask, n, block_counts, index, inverse, count);     \
+  }                                                                                                \
+  EXPORT(name)
+
+COMPACT(mask_compact_i32, int)
+COMPACT(mask_compact_i64, long long)
+
+// reached[b, y, x]: whether the window of a set output (b, y', x') holds input (y, x).
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_dilate(const unsigned char* mask, unsigned char* reached, int n, int height, int width,
-                int out_height, int out_width, int kernel_height, int kernel_width,
-                int stride, int padding, int dilation) {
+                int out_height, int out_width, int kernel_height, int kernel_width, int stride,
+                int padding_y, int padding_x, int dilation) {
   long long i = blockIdx.x * static_cast<long long>(THREADS) + threadIdx.x;
   if (i >= n) return;
   int x = i % width, y = i / width % height;
   const unsigned char* image = mask + i / width / height * out_height * out_width;
   unsigned char found = 0;
   for (int ky = 0; ky < kernel_height && !found; ++ky) {
-    int top = y + padding - ky * dilation;
+    int top = y + padding_y - ky * dilation;
     if (top < 0 || top % stride || top / stride >= out_height) continue;
     for (int kx = 0; kx < kernel_width && !found; ++kx) {
-      int left = x + padding - kx * dilation;
+      int left = x + padding_x - kx * dilation;
       if (left < 0 || left % stride || left / stride >= out_width) continue;
       found = image[static_cast<long long>(top / stride) * out_width + left / stride] != 0;
     }
