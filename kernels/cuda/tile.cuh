@@ -59,7 +59,7 @@ struct Loader {
     long long shift = (static_cast<long long>(dy) * source.width + dx) * source.pixel;
     if (source.transposed) shift = -shift;
     int at = k + threadIdx.x % A_PIECES * VECTOR;
-#pragma unroll
+#pragma unroll 4
     for (int i = threadIdx.x / A_PIECES; i < T::ROWS; i += THREADS / A_PIECES) {
       Row row = tile.row[i];
       bool present = (row.taps >> tap & 1) && at < source.depth;
@@ -72,7 +72,7 @@ struct Loader {
     }
     const unsigned* w =
         source.w + (static_cast<long long>(tap) * source.depth + k) * source.w_stride;
-#pragma unroll
+#pragma unroll 4
     for (int i = threadIdx.x; i < DEPTH * B_PIECES; i += THREADS) {
       int depth = i / B_PIECES, column = i % B_PIECES * VECTOR;
       bool present = k + depth < source.depth && column < source.columns;
@@ -99,20 +99,19 @@ __device__ __forceinline__ void multiply(T& tile, const Source& source, Math& ma
   Loader<T, THREADS, VECTOR> loader(tile, source);
   int steps = loader.steps();
   __syncthreads();
-#pragma unroll
-  for (int s = 0; s < T::STAGES - 1; ++s) {
-    if (s < steps) loader.fetch(s);
+  int read = 0, write = 0;
+  for (int step = 1 - T::STAGES; step < steps; ++step) {  // the first only fetch
+    if (step >= 0) {
+      wait_copies<T::STAGES - 2>();
+      __syncthreads();
+    }
+    if (step + T::STAGES - 1 < steps) loader.fetch(write);
     commit_copies();
-  }
-  int stage = 0;
-  for (int step = 0; step < steps; ++step) {
-    wait_copies<T::STAGES - 2>();
-    __syncthreads();
-    if (step + T::STAGES - 1 < steps)
-      loader.fetch(stage ? stage - 1 : T::STAGES - 1);  // the stage read in the last step
-    commit_copies();
-    math.step(tile, stage);
-    stage = stage + 1 == T::STAGES ? 0 : stage + 1;
+    write = write + 1 == T::STAGES ? 0 : write + 1;
+    if (step >= 0) {
+      math.step(tile, read);
+      read = read + 1 == T::STAGES ? 0 : read + 1;
+    }
   }
 }
 
