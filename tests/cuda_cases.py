@@ -32,16 +32,26 @@ def cuda_run(case: Case) -> Callable:
 
 
 def check(case: Case, device: str = "cpu", run: Callable | None = None) -> None:
-    """Compare the CUDA implementation with the reference.
+    """Compare the CUDA implementation with the reference on the CPU.
 
     New memory is full of NaN, so that what is not written shows.
     """
     torch.manual_seed(0)
     args, kwargs = case.make()
-    reference, ours = KERNELS[case.kernel].reference, run or cuda_run(case)
-    expected = reference(*_copied(args, upcast=True), **_copied(kwargs, upcast=True))
-    with _strict(case.tf32):
-        found = ours(*_copied(args, device), **_copied(kwargs, device))
+    expected = reference_of(case, (args, kwargs))
+    with strict(case.tf32):
+        found = (run or cuda_run(case))(*copied(args, device), **copied(kwargs, device))
+    equal(case, found, expected)
+
+
+def reference_of(case: Case, inputs: tuple[tuple, dict]):
+    """Return what the reference says, in float32 where the case is in bfloat16."""
+    args, kwargs = (copied(value, upcast=True) for value in inputs)
+    return KERNELS[case.kernel].reference(*args, **kwargs)
+
+
+def equal(case: Case, found, expected) -> None:
+    """Raise AssertionError unless both are the same within the case's tolerance."""
     for want, have in zip(_tensors(expected), _tensors(found), strict=True):
         assert have.shape == want.shape
         have = have.cpu()
@@ -56,7 +66,7 @@ def check(case: Case, device: str = "cpu", run: Callable | None = None) -> None:
 
 
 @contextmanager
-def _strict(tf32):
+def strict(tf32):
     """Fill new memory with NaN, and round to tf32 only if asked to."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -68,15 +78,15 @@ def _strict(tf32):
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _copied(values, device="cpu", upcast=False):
+def copied(values, device="cpu", upcast=False):
     if isinstance(values, Tensor):
         upcast = upcast and values.dtype == torch.bfloat16
         copy = values.detach().clone().to(device)
         return copy.float() if upcast else copy
     if isinstance(values, dict):
-        return {key: _copied(value, device, upcast) for key, value in values.items()}
+        return {key: copied(value, device, upcast) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return type(values)(_copied(value, device, upcast) for value in values)
+        return type(values)(copied(value, device, upcast) for value in values)
     return values
 
 

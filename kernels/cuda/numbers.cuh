@@ -15,11 +15,7 @@ __device__ __forceinline__ T from_float(float v);
 template <>
 __device__ __forceinline__ float from_float<float>(float v) { return v; }
 template <>
-__device__ __forceinline__ bf16 from_float<bf16>(float v) {  // to nearest, ties to even, as torch
-  unsigned u = __float_as_uint(v);
-  unsigned rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
-  return {static_cast<unsigned short>(v != v ? 0x7fc0u : rounded)};
-}
+__device__ __forceinline__ bf16 from_float<bf16>(float v) { return {to_bf16(v)}; }
 
 template <class T, int W>
 struct alignas(sizeof(T) * W) Vector {

@@ -26,6 +26,12 @@ __device__ __forceinline__ float to_tf32(float v) {
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(v));
   return __uint_as_float(u);
 }
+// To nearest, ties to even, as torch does.
+__device__ __forceinline__ unsigned short to_bf16(float v) {
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+  return bits;
+}
 // D (16 x 8) += A (16 x 8 words) B (8 words x 8); a word is a tf32 number or two bf16 numbers.
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4],
                                          const unsigned (&b)[2]) {

@@ -176,6 +176,11 @@ inline float to_tf32(float v) {
   return __uint_as_float((__float_as_uint(v) + 0x1000u) & ~0x1fffu);
 }
 
+inline unsigned short to_bf16(float v) {
+  unsigned u = __float_as_uint(v);
+  return v != v ? 0x7fc0u : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+
 // D (16 x 8) += A (16 x 8 words) B (8 words x 8), the fragments spread over the warp as by
 // mma.sync.m16n8k8 (tf32: a word is a number) and m16n8k16 (bf16: a word is two numbers).
 template <class Multiply>
