@@ -1,112 +1,9 @@
 """Inputs on which every CUDA implementation must do what the kernel's reference does."""
 
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
+from cuda_check import BFLOAT16, EXACT, FLOAT32, TF32, Case, mask_of
 
 from robustdyn.kernels import KERNELS
-
-EXACT, FLOAT32, TF32, BFLOAT16 = 0.0, 2e-6, 2e-3, 8e-3
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call: the error allowed is `tolerance` times the largest result."""
-
-    kernel: str
-    label: str
-    make: Callable[[], tuple[tuple, dict]]
-    tolerance: float = FLOAT32
-    tf32: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.kernel}: {self.label}"
-
-
-def cuda_run(case: Case) -> Callable:
-    """Return the kernel's CUDA implementation."""
-    return next(i.run for i in KERNELS[case.kernel].implementations if i.name == "cuda")
-
-
-def check(case: Case, device: str = "cpu", run: Callable | None = None) -> None:
-    """Compare the CUDA implementation with the reference on the CPU.
-
-    New memory is full of NaN, so that what is not written shows.
-    """
-    torch.manual_seed(0)
-    args, kwargs = case.make()
-    expected = reference_of(case, (args, kwargs))
-    with strict(case.tf32):
-        found = (run or cuda_run(case))(*copied(args, device), **copied(kwargs, device))
-    equal(case, found, expected)
-
-
-def reference_of(case: Case, inputs: tuple[tuple, dict]):
-    """Return what the reference says, in float32 where the case is in bfloat16."""
-    args, kwargs = (copied(value, upcast=True) for value in inputs)
-    return KERNELS[case.kernel].reference(*args, **kwargs)
-
-
-def equal(case: Case, found, expected) -> None:
-    """Raise AssertionError unless both are the same within the case's tolerance."""
-    for want, have in zip(_tensors(expected), _tensors(found), strict=True):
-        assert have.shape == want.shape
-        have = have.cpu()
-        if not want.is_floating_point():
-            assert have.dtype == want.dtype
-            assert torch.equal(have, want)
-            continue
-        scale = want.nan_to_num().abs().max().item() if want.numel() else 0.0
-        torch.testing.assert_close(
-            have.float(), want.float(), rtol=0, atol=case.tolerance * scale, equal_nan=True
-        )
-
-
-@contextmanager
-def strict(tf32):
-    """Fill new memory with NaN, and round to tf32 only if asked to."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def copied(values, device="cpu", upcast=False):
-    if isinstance(values, Tensor):
-        upcast = upcast and values.dtype == torch.bfloat16
-        copy = values.detach().clone().to(device)
-        return copy.float() if upcast else copy
-    if isinstance(values, dict):
-        return {key: copied(value, device, upcast) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(copied(value, device, upcast) for value in values)
-    return values
-
-
-def _tensors(values):
-    return [values] if isinstance(values, Tensor) else list(values)
-
-
-def mask_of(kind, *shape):
-    """Return a bool mask of that kind."""
-    mask = torch.zeros(shape, dtype=torch.bool)
-    if kind == "full":
-        return ~mask
-    if kind == "corners":
-        mask[..., 0], mask[..., -1] = True, True
-    if kind == "pixel":
-        mask.view(-1)[mask.numel() // 2] = True
-    if kind == "random":
-        mask = torch.rand(shape) < 0.4
-    return mask
-
 
 MASKS = ("empty", "full", "pixel", "corners", "random")
 
@@ -292,6 +189,120 @@ def _gradient(label, inputs, tolerance=FLOAT32, tf32=False):
     return Case("masked_conv2d_input_grad", label, make, tolerance, tf32)
 
 
+def _depthwise():
+    for name in ("3x3", "3x3 odd", "3x3 stride 2", "3x3 dilation 2", "7x7 stride 2"):
+        shape = {k: v for k, v in _SHAPES[name].items() if k != "groups"}
+        shape |= {"columns": shape["depth"], "groups": shape["depth"]}
+        for kind in MASKS:
+            yield _depthwise_case(f"{name} {kind}", shape | {"kind": kind})
+        for option, given in _OPTIONS.items():
+            yield _depthwise_case(f"{name} {option}", shape | given)
+            half = shape | given | {"dtype": torch.bfloat16}
+            yield _depthwise_case(f"bf16 {name} {option}", half, BFLOAT16)
+
+
+def _depthwise_case(label, inputs, tolerance=FLOAT32):
+    def make():
+        args, options = conv_inputs(**inputs)
+        del options["groups"]
+        return args, options
+
+    return Case("masked_depthwise_conv2d", label, make, tolerance)
+
+
+def _affines():
+    for channels in (8, 5):
+        for option, given in _OPTIONS.items():
+            for dtype, tolerance in ((torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)):
+
+                def make(channels=channels, given=given, dtype=dtype):
+                    (x, _, mask), options = conv_inputs(channels, channels, 1, dtype=dtype, **given)
+                    for name in ("stride", "padding", "dilation", "groups", "bias"):
+                        options.pop(name, None)
+                    scale, shift = torch.randn(2, channels).to(dtype)
+                    return (x, scale, shift, mask), options
+
+                yield Case("masked_affine_act", f"{channels} {option} {dtype}", make, tolerance)
+
+
+def _channels():
+    shapes = [{"depth": 70, "columns": 70, "window": 1}, *_SHAPES.values()]
+    for shape in shapes:
+        if shape.get("groups", 1) > 1:
+            continue
+        for inputs, outputs in (("random", "random"), (None, "random"), ("random", None)):
+            yield _channel_case(shape, inputs, outputs)
+    for kind in ("empty", "full", "pixel", None):
+        yield _channel_case(_SHAPES["3x3"], kind, kind)
+
+
+def _channel_case(shape, inputs, outputs):
+    def make():
+        (x, weight, _), options = conv_inputs(**shape, more=("bias",))
+        del options["groups"]
+        live = None if inputs is None else mask_of(inputs, len(x), x.shape[3])
+        kept = None if outputs is None else mask_of(outputs, len(x), len(weight))
+        return (x, weight, live, kept, options.pop("bias")), options | {"relu": True}
+
+    return Case("channel_masked_conv2d", f"{shape} {inputs} {outputs}", make)
+
+
+def _experts():
+    for tokens, choices, experts in ((40, 2, 5), (1, 1, 3), (0, 2, 3), (700, 1, 4), (9, 3, 70)):
+        label = f"{tokens} tokens, {choices} of {experts}"
+
+        def route(tokens=tokens, choices=choices, experts=experts):
+            return torch.randint(experts, (tokens, choices)), experts
+
+        yield Case("route_experts", label, lambda route=route: (route(), {}), EXACT)
+        for width, dtype in ((12, torch.float32), (5, torch.float32), (24, torch.bfloat16)):
+
+            def combine(route=route, width=width, dtype=dtype):
+                chosen, experts = route()
+                order = KERNELS["route_experts"].reference(chosen, experts).order
+                y = torch.randn(chosen.numel(), width).to(dtype)
+                return (y, order, torch.rand(chosen.shape).to(dtype)), {}
+
+            tolerance = FLOAT32 if dtype == torch.float32 else BFLOAT16
+            yield Case("combine_experts", f"{label}, {width}", combine, tolerance)
+        for depth, columns, dtype, tolerance, tf32 in (
+            (20, 72, torch.float32, FLOAT32, False),
+            (5, 7, torch.float32, FLOAT32, False),
+            (20, 72, torch.float32, TF32, True),
+            (24, 72, torch.bfloat16, BFLOAT16, False),
+            (24, 40, torch.bfloat16, BFLOAT16, False),
+        ):
+
+            def multiply(route=route, depth=depth, columns=columns, dtype=dtype):
+                chosen, experts = route()
+                offsets = KERNELS["route_experts"].reference(chosen, experts).offsets
+                x = torch.randn(chosen.numel(), depth).to(dtype)
+                weight, bias = torch.randn(experts, depth, columns), torch.randn(experts, columns)
+                return (x, weight.to(dtype), offsets, bias.to(dtype)), {"relu": True}
+
+            name = f"{label}, {depth} {columns} {dtype} {tf32}"
+            yield Case("grouped_matmul", name, multiply, tolerance, tf32)
+
+
+def _steps():
+    for cell, gates in (("gru", 3), ("lstm", 4), ("tanh", 1)):
+        for batch, features, units in ((70, 8, 12), (5, 3, 7)):
+            for kind in MASKS:
+
+                def make(
+                    cell=cell, gates=gates, batch=batch, features=features, units=units, kind=kind
+                ):
+                    state = [torch.randn(batch, units) for _ in range(2 if cell == "lstm" else 1)]
+                    weights = [torch.randn(gates * units, n) / 3 for n in (features, units)]
+                    biases = [torch.randn(gates * units) for _ in range(2)]
+                    mask = mask_of(kind, batch)
+                    return (torch.randn(batch, features), state, mask, *weights, *biases), {
+                        "cell": cell
+                    }
+
+                yield Case("masked_rnn_step", f"{cell} {batch} {kind}", make, 4 * FLOAT32)
+
+
 CASES = [
     *_compactions(),
     *_dilations(),
@@ -299,4 +310,9 @@ CASES = [
     *_tokens(),
     *_convolutions(),
     *_gradients(),
+    *_depthwise(),
+    *_affines(),
+    *_channels(),
+    *_experts(),
+    *_steps(),
 ]

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, check, cuda_run
+from cuda_cases import CASES
+from cuda_check import check, cuda_run
 from cuda_on_cpu import ORDERS, SOURCES, barriers, build, needs_compiler, on_cpu, run
 
 from robustdyn.kernels.cuda.launch import source_text

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from cuda_cases import CASES, check, copied, cuda_run, equal, reference_of, strict
+from cuda_cases import CASES
+from cuda_check import check, copied, cuda_run, equal, reference_of, strict
 
 from robustdyn.kernels import KERNELS
 from robustdyn.kernels.cuda.support import cupy_problem

@@ -1,7 +1,8 @@
 """The CUDA kernels, run on the CPU in three orders of their threads, do what the references do."""
 
 import pytest
-from cuda_cases import CASES, check
+from cuda_cases import CASES
+from cuda_check import check
 from cuda_on_cpu import ORDERS, needs_compiler, on_cpu
 
 pytestmark = needs_compiler

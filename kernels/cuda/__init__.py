@@ -4,6 +4,15 @@ Importing this registers them with the dispatcher. CuPy compiles them when they 
 imported only then.
 """
 
-from robustdyn.kernels.cuda import active, conv, rows
+from robustdyn.kernels.cuda import (
+    active,
+    affine,
+    channels,
+    conv,
+    depthwise,
+    experts,
+    recurrent,
+    rows,
+)
 
-__all__ = ["active", "conv", "rows"]
+__all__ = ["active", "affine", "channels", "conv", "depthwise", "experts", "recurrent", "rows"]

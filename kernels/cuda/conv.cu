@@ -1,9 +1,11 @@
-// Convolution at the active positions, and its input gradient: an implicit matrix product whose
-// rows are fetched by the positions' indices. NHWC.
+// Convolution at the active positions, its input gradient, and products sorted by expert: an
+// implicit matrix product whose rows are fetched by the positions' indices. NHWC.
 //
 // Forward: positions are outputs, x is the input. Transposed (input gradient): positions are
 // inputs, x is the output's gradient. With source_inverse, inactive pixels of x count as zero.
 // w is (taps, depth words of a group, columns of all groups). Blocks beyond the count only fill.
+// With offsets, rows offsets[e] to offsets[e + 1] are multiplied by the e-th w and biased by the
+// e-th bias, without index, inverse and fill.
 #include "prelude.cuh"
 #include "finish.cuh"
 #include "tile.cuh"
@@ -12,9 +14,10 @@ template <class Math, int VECTOR, class T>
 __device__ __forceinline__ void conv(
     typename Math::Tile& tile, const unsigned* x, const unsigned* w, const float* bias,
     const T* residual, const int* index, const int* inverse, const int* count,
-    const int* source_inverse, T* out, int n, int source_height, int source_width, int pixel,
-    int height, int width, int columns, int groups, int kernel_height, int kernel_width, int stride,
-    int padding, int dilation, int transposed, int with_relu, int fill, int compact) {
+    const int* source_inverse, const long long* offsets, T* out, int n, int experts,
+    int source_height, int source_width, int pixel, int height, int width, int columns, int groups,
+    int kernel_height, int kernel_width, int stride, int padding, int dilation, int transposed,
+    int with_relu, int fill, int compact) {
   using Tile = typename Math::Tile;
   int group_columns = columns / groups;
   int across = (group_columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
@@ -23,20 +26,35 @@ __device__ __forceinline__ void conv(
   int column = group * group_columns + in_group;
   int here = min(Tile::COLUMNS, group_columns - in_group);
   long long first = static_cast<long long>(tile_id) * Tile::ROWS;
-  int active = count[0];
+  int depth = pixel / groups;
+  long long last;
+  if (offsets) {  // the tile_id-th tile, when every expert begins with a tile of its own
+    int e = 0, tiles = tile_id;
+    for (; e < experts; ++e) {
+      int own = static_cast<int>((offsets[e + 1] - offsets[e] + Tile::ROWS - 1) / Tile::ROWS);
+      if (tiles < own) break;
+      tiles -= own;
+    }
+    if (e == experts) return;
+    first = offsets[e] + static_cast<long long>(tiles) * Tile::ROWS;
+    last = offsets[e + 1];
+    w += static_cast<long long>(e) * depth * columns;
+    if (bias) bias += static_cast<long long>(e) * columns;
+  } else {
+    last = count[0];
+  }
 
   if (!compact)
     fill_inactive<Math::THREADS>(out + column, residual ? residual + column : nullptr, inverse,
                                  fill, first, min(first + Tile::ROWS, static_cast<long long>(n)),
                                  here, columns);
-  if (first >= active) return;
+  if (first >= last) return;
 
-  int depth = pixel / groups;
   for (int i = threadIdx.x; i < Tile::ROWS; i += Math::THREADS) {
     Row row = {0, 0};
     int position = -1;
-    if (first + i < active) {
-      int p = index[first + i];
+    if (first + i < last) {
+      int p = index ? index[first + i] : static_cast<int>(first) + i;
       position = compact ? static_cast<int>(first) + i : p;
       int px = p % width, py = p / width % height;
       long long image = static_cast<long long>(p / width / height) * source_height * source_width;
@@ -67,10 +85,10 @@ __device__ __forceinline__ void conv(
     tile.position[i] = position;
   }
 
-  Source source = {x, w + column, nullptr, depth, here, columns, kernel_width,
-                   kernel_height * kernel_width, dilation, source_width, pixel, transposed, stride};
+  Source source = {x, w + column, depth, here, columns, kernel_width, kernel_height * kernel_width,
+                   dilation, source_width, pixel, transposed, stride, nullptr, nullptr, depth};
   Math math;
-  multiply<Math::THREADS, VECTOR>(tile, source, math);
+  multiply<VECTOR>(tile, source, math);
   math.finish([&](int row, int c, auto& v) {
     if (tile.position[row] < 0) return;
     long long at = static_cast<long long>(tile.position[row]) * columns + column + c;
@@ -83,14 +101,15 @@ __device__ __forceinline__ void conv(
   extern "C" __global__ void __launch_bounds__(__VA_ARGS__::THREADS, BLOCKS)                      \
       name(const unsigned* x, const unsigned* w, const float* bias, const T* residual,            \
            const int* index, const int* inverse, const int* count, const int* source_inverse,     \
-           T* out, int n, int source_height, int source_width, int pixel, int height, int width,  \
-           int columns, int groups, int kernel_height, int kernel_width, int stride, int padding, \
-           int dilation, int transposed, int with_relu, int fill, int compact) {                  \
+           const long long* offsets, T* out, int n, int experts, int source_height,               \
+           int source_width, int pixel, int height, int width, int columns, int groups,           \
+           int kernel_height, int kernel_width, int stride, int padding, int dilation,            \
+           int transposed, int with_relu, int fill, int compact) {                                \
     __shared__ __VA_ARGS__::Tile tile;                                                            \
     conv<__VA_ARGS__, VECTOR>(tile, x, w, bias, residual, index, inverse, count, source_inverse,  \
-                              out, n, source_height, source_width, pixel, height, width, columns, \
-                              groups, kernel_height, kernel_width, stride, padding, dilation,     \
-                              transposed, with_relu, fill, compact);                              \
+                              offsets, out, n, experts, source_height, source_width, pixel,       \
+                              height, width, columns, groups, kernel_height, kernel_width,        \
+                              stride, padding, dilation, transposed, with_relu, fill, compact);   \
   }                                                                                               \
   EXPORT(name)
 

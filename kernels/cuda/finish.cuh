@@ -48,3 +48,11 @@ __device__ __forceinline__ void fill_inactive(T* out, const T* residual, const i
     if (inverse[p] < 0) out[at] = fill == COPY ? residual[at] : from_float<T>(0);
   }
 }
+
+// Fills W numbers of an inactive position.
+template <int W, class T>
+__device__ __forceinline__ void fill_vector(T* out, const T* residual, int fill, long long at) {
+  float v[W] = {};
+  if (fill == COPY) load(residual + at, v);
+  store(out + at, v);
+}

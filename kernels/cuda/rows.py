@@ -8,9 +8,9 @@ from torch import Tensor
 
 from robustdyn.kernels import rows, tokens
 from robustdyn.kernels.cuda.launch import launch
-from robustdyn.kernels.cuda.support import FLOATS, aligned, ceil_div, not_on_cuda, register
+from robustdyn.kernels.cuda.support import FLOATS, aligned, not_on_cuda, register, row_grid
 
-_THREADS, _UNROLL = 256, 4
+_UNROLL = 4  # as in rows.cu
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _move(
     count, words = index.numel(), bytes_ // word
     if not count or not words:
         return
-    blocks, threads = _grid(count, words)
+    blocks, threads = row_grid(count, words, _UNROLL)
     per_group = index.shape[1] if index.dim() == 2 else count
     launch(
         "rows", f"{way}_{word}", blocks, threads,
@@ -76,16 +76,9 @@ def _add(source: Tensor, index: Tensor, to: Tensor) -> None:
     vector = 16 // source.element_size()
     wide = aligned(source, to) and numbers % vector == 0
     name = "add_f32" if source.dtype == torch.float32 else "add_bf16"
-    blocks, threads = _grid(count, numbers // vector if wide else numbers)
+    blocks, threads = row_grid(count, numbers // vector if wide else numbers, _UNROLL)
     kernel = name if wide else f"{name}_any"
     launch("rows", kernel, blocks, threads, source, index.contiguous(), to, count, numbers)
-
-
-def _grid(rows: int, words: int) -> tuple[int, tuple[int, int]]:
-    """Return the blocks and a block's (threads along a row, rows), for four rows per thread."""
-    along = min(_THREADS, 1 << (words - 1).bit_length())
-    down = _THREADS // along
-    return ceil_div(rows, down * _UNROLL), (along, down)
 
 
 def _index_reasons(index: Tensor, *tensors: Tensor) -> list[str]:

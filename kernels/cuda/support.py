@@ -10,7 +10,9 @@ from torch import Tensor
 from robustdyn.kernels.dispatch import Implementation, Kernel
 
 FLOATS = (torch.float32, torch.bfloat16)
+FILL = {"leave": 0, "zero": 1, "copy": 2}  # as in finish.cuh
 _CAPABILITY = (8, 0)
+_THREADS = 256
 
 
 def register(kernel: Kernel, run: Callable[..., Any], reasons: Callable[..., list[str]]) -> None:
@@ -63,3 +65,14 @@ def aligned(*tensors: Tensor | None) -> bool:
 def ceil_div(amount: int, size: int) -> int:
     """Return how many parts of `size` hold `amount`."""
     return -(-amount // size)
+
+
+def row_grid(rows: int, words: int, unroll: int = 1) -> tuple[int, tuple[int, int]]:
+    """Return the blocks and a block's (threads along a row of words, rows).
+
+    Args:
+        unroll: rows for each thread.
+    """
+    along = min(_THREADS, 1 << max(words - 1, 0).bit_length())
+    down = _THREADS // along
+    return ceil_div(rows, down * unroll), (along, down)

@@ -28,18 +28,21 @@ struct Tile {
 struct Source {
   const unsigned* x;
   const unsigned* w;       // first column of this tile
-  const int* column_list;  // columns of w relative to it, or null for 0, 1, 2, ...
-  int depth;               // words of k per tap
-  int columns;             // of this tile
-  int w_stride;            // words from one k to the next
+  int depth;          // words of k per tap
+  int columns;        // of this tile
+  int w_stride;       // words from one k to the next
   int kernel_width, taps;
   int dilation;
   int width, pixel;    // of the fetched image: pixels per line, words per pixel
   int transposed;      // input gradient: taps go backwards, and by 1 / stride
   int stride;
+  // Only with LISTS: which k of x and w are taken and which columns of w, or null for all.
+  const int* depth_list;
+  const int* column_list;
+  int all_depth;  // words of k per tap in w
 };
 
-template <class T, int THREADS, int VECTOR>
+template <class T, int THREADS, int VECTOR, bool LISTS>
 struct Loader {
   T& tile;
   const Source& source;
@@ -49,6 +52,10 @@ struct Loader {
 
   __device__ __forceinline__ int steps() const {
     return source.taps * ((source.depth + DEPTH - 1) / DEPTH);
+  }
+
+  __device__ __forceinline__ int listed(int k) const {
+    return LISTS && source.depth_list ? source.depth_list[k] : k;
   }
 
   // Fetches the next step.
@@ -68,18 +75,20 @@ struct Loader {
         shift = (static_cast<long long>(y) * source.width + x) * source.pixel;
       }
       copy_async<4 * VECTOR>(&tile.a[stage][i][at - k],
-                             source.x + (present ? row.base + shift + at : 0), present);
+                             source.x + (present ? row.base + shift + listed(at) : 0), present);
     }
-    const unsigned* w =
-        source.w + (static_cast<long long>(tap) * source.depth + k) * source.w_stride;
+    const unsigned* w = source.w + static_cast<long long>(tap) *
+                                       (LISTS ? source.all_depth : source.depth) * source.w_stride;
 #pragma unroll 4
     for (int i = threadIdx.x; i < DEPTH * B_PIECES; i += THREADS) {
       int depth = i / B_PIECES, column = i % B_PIECES * VECTOR;
       bool present = k + depth < source.depth && column < source.columns;
-      int from = present && source.column_list ? source.column_list[column] : column;
+      int from = LISTS && present && source.column_list ? source.column_list[column] : column;
       copy_async<4 * VECTOR>(
           &tile.b[stage][depth][column],
-          present ? w + static_cast<long long>(depth) * source.w_stride + from : source.w, present);
+          present ? w + static_cast<long long>(listed(k + depth)) * source.w_stride + from
+                  : source.w,
+          present);
     }
     k += DEPTH;
     if (k >= source.depth) {
@@ -94,9 +103,9 @@ struct Loader {
 };
 
 // Fills the accumulators of `math`. The rows of the tile must have been written by any thread.
-template <int THREADS, int VECTOR, class T, class Math>
+template <int VECTOR, bool LISTS = false, class T, class Math>
 __device__ __forceinline__ void multiply(T& tile, const Source& source, Math& math) {
-  Loader<T, THREADS, VECTOR> loader(tile, source);
+  Loader<T, Math::THREADS, VECTOR, LISTS> loader(tile, source);
   int steps = loader.steps();
   __syncthreads();
   int read = 0, write = 0;
