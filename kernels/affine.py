@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.filling import check_fill, finish
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 
 @kernel
@@ -41,22 +41,8 @@ def masked_affine_act(
     return finish(x * scale + shift, mask, residual, relu=relu, fill=fill, out=out)
 
 
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, scale, _, mask, residual, relu, ctx.fill = inputs
-    ctx.save_for_backward(x, scale, mask, output if relu else None)
-    ctx.has_residual = residual is not None
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    x, scale, mask, output = ctx.saved_tensors
-    here = mask[..., None] if output is None else mask[..., None] & (output > 0)
-    inner = torch.where(here, grad, 0)
-    grad_residual = None
-    if ctx.has_residual:
-        grad_residual = torch.where(mask[..., None], inner, grad) if ctx.fill == "copy" else inner
-    over = (0, 1, 2)
-    grads = (inner * scale, (inner * x).sum(over), inner.sum(over))
-    return *grads, None, grad_residual, None, None
+def _differentiable(x, scale, shift, mask, residual=None, relu=False, fill="zero"):
+    return masked_affine_act.reference(x, scale, shift, mask, residual, relu=relu, fill=fill)
 
 
 def _positional(x, scale, shift, mask, residual=None, relu=False, fill="zero"):
@@ -73,8 +59,7 @@ _new = operator(
     f"masked_affine_act({_ARGUMENTS}, {_OPTIONS}) -> Tensor",
     _positional,
     fake=lambda x, *_, **__: x.new_empty(x.shape),
-    setup=_setup,
-    backward=_backward,
+    **reference_gradient(_differentiable),
 )
 _to_out = operator(
     f"masked_affine_act_out({_ARGUMENTS}, *, Tensor(a!) out, {_OPTIONS}) -> ()",

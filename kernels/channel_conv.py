@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.masked_conv import output_size
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 
 @kernel
@@ -68,4 +69,5 @@ channel_masked_conv2d.operator = operator(
     channel_masked_conv2d.run,
     fake=_fake,
     macs=_macs,
+    **reference_gradient(channel_masked_conv2d.reference),
 )

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 
 @kernel
@@ -48,4 +49,5 @@ entry_masked_conv2d.operator = operator(
     entry_masked_conv2d.run,
     fake=_fake,
     macs=_macs,
+    **reference_gradient(entry_masked_conv2d.reference),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 
 class Routes(NamedTuple):
@@ -55,12 +56,8 @@ def grouped_matmul(
     y = x.new_empty(x.shape[0], weight.shape[2])
     bounds = offsets.tolist()
     for e, (begin, end) in enumerate(pairwise(bounds)):
-        if begin == end:
-            continue
-        if bias is None:
-            torch.mm(x[begin:end], weight[e], out=y[begin:end])
-        else:
-            torch.addmm(bias[e], x[begin:end], weight[e], out=y[begin:end])
+        rows = x[begin:end]
+        y[begin:end] = rows @ weight[e] if bias is None else torch.addmm(bias[e], rows, weight[e])
     return y.relu_() if relu else y
 
 
@@ -95,9 +92,11 @@ grouped_matmul.operator = operator(
     grouped_matmul.run,
     fake=lambda x, weight, *_, **__: x.new_empty(x.shape[0], weight.shape[2]),
     macs=_matmul_macs,
+    **reference_gradient(grouped_matmul.reference),
 )
 combine_experts.operator = operator(
     "combine_experts(Tensor y, Tensor order, Tensor weights) -> Tensor",
     combine_experts.run,
     fake=lambda y, order, weights: y.new_empty(weights.shape[0], y.shape[1]),
+    **reference_gradient(combine_experts.reference),
 )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 CELLS = {"gru": torch.gru_cell, "lstm": torch.lstm_cell, "tanh": torch.rnn_tanh_cell}
 
@@ -50,10 +51,29 @@ def _macs(x, state, mask, weight_ih, weight_hh, *_: Any, **__: Any) -> int:
     return int(mask.sum()) * (weight_ih.numel() + weight_hh.numel())
 
 
-masked_rnn_step.operator = operator(
+_step = operator(
     "masked_rnn_step(Tensor x, Tensor[] state, Tensor mask, Tensor weight_ih, Tensor weight_hh,"
-    ' Tensor? bias_ih=None, Tensor? bias_hh=None, *, str cell="gru") -> Tensor[]',
+    ' Tensor? bias_ih, Tensor? bias_hh, *, str cell="gru") -> Tensor[]',
     masked_rnn_step.run,
     fake=lambda x, state, *_, **__: [part.new_empty(part.shape) for part in state],
     macs=_macs,
+    **reference_gradient(masked_rnn_step.reference),
 )
+
+
+def _call(
+    x: Tensor,
+    state: list[Tensor],
+    mask: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    *,
+    cell: str = "gru",
+) -> list[Tensor]:
+    # Torch's gradients of lists of tensors need every argument: the operator has no defaults.
+    return _step(x, list(state), mask, weight_ih, weight_hh, bias_ih, bias_hh, cell=cell)
+
+
+masked_rnn_step.operator = _call

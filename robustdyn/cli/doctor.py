@@ -182,3 +182,18 @@ def _tools() -> Iterator[Check]:
         "ok" if compiler else "absent",
         "" if compiler else "Only needed for the fast CPU kernels: install g++ or clang++.",
     )
+    yield from _kernels()
+
+
+def _kernels() -> Iterator[Check]:
+    """Whether the C++ kernels are there; they are built now if they can be."""
+    try:
+        from robustdyn.kernels.native import ISAS, native, why_not
+    except (ImportError, OSError):  # no torch, which has its own line
+        return
+    found = native()
+    if found is not None:
+        yield Check("C++ kernels", f"{ISAS[found.isa]}, {found.path}")
+    else:
+        remedy = "Torch runs instead, slower: install g++ or clang++, or unset ROBUSTDYN_CPP."
+        yield Check("C++ kernels", f"none: {why_not()}", "absent", remedy)
