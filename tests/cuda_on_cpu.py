@@ -35,8 +35,13 @@ needs_compiler = pytest.mark.skipif(
 
 @cache
 def build(text: str) -> ctypes.CDLL:
+    """Return the library made of the text of a kernel file."""
+    return ctypes.CDLL(str(library_path(text)))
+
+
+def library_path(text: str, more_flags: str = "") -> Path:
     """Compile the text of a kernel file with g++; known builds are kept between runs."""
-    flags = [*FLAGS, *os.environ.get("ROBUSTDYN_SHIM_FLAGS", "").split()]
+    flags = [*FLAGS, *more_flags.split()]
     key = hashlib.sha256("\0".join([text, SHIM.read_text(), *flags]).encode()).hexdigest()[:20]
     folder = Path(tempfile.gettempdir()) / f"robustdyn-cuda-on-cpu-{getpass.getuser()}"
     path = folder / f"{key}.so"
@@ -50,7 +55,7 @@ def build(text: str) -> ctypes.CDLL:
         code.unlink()
         assert done.returncode == 0, done.stderr
         made.replace(path)
-    return ctypes.CDLL(str(path))
+    return path
 
 
 def run(library, kernel, blocks, block, values, order="forward", skipped_line=0):
