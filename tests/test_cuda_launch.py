@@ -44,7 +44,7 @@ def test_what_a_kernel_would_misread_is_an_error(launched):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_source_is_one_text(source):
-    assert "#include" not in source_text(f"{source}.cu")
+    assert '#include "' not in source_text(f"{source}.cu")
 
 
 @pytest.mark.parametrize("kernel", sorted({case.kernel for case in CASES}))
