@@ -12,7 +12,14 @@ from robustdyn.kernels.cuda.launch import source_text
 
 ARCHITECTURES = ("sm_80", "sm_90")
 # Registers per thread: what two to six blocks of a convolution and full occupancy elsewhere allow.
-BUDGET = {"conv_f32": 170, "conv_f32_any": 204, "tf32": 128, "bf16": 128, "narrow": 168}
+BUDGET = {
+    "conv_f32": 170,
+    "conv_f32_any": 204,
+    "channel_conv": 204,
+    "tf32": 128,
+    "bf16": 128,
+    "narrow": 168,
+}
 DEFAULT_BUDGET = 64
 
 
