@@ -10,7 +10,7 @@ if __name__ != "robustdyn.kernels":
         "This folder is the package robustdyn.kernels: `import robustdyn.kernels`, not `kernels`."
     )
 
-from robustdyn.kernels import chunked, cpp_conv, cpp_more  # noqa: F401  (register implementations)
+from robustdyn.kernels import chunked, cpp_conv, cpp_more, cuda  # noqa: F401  (they register)
 from robustdyn.kernels.affine import masked_affine_act
 from robustdyn.kernels.channel_conv import channel_masked_conv2d
 from robustdyn.kernels.compaction import Active, mask_compact
