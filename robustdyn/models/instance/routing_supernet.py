@@ -128,7 +128,7 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
 
     The paper's budget on the expected compute, a mean over the batch; the target falls from 1
     over the first third of training (its weight is warmed up in the paper). Two terms keep paths
-    dependent on the input: the squares by which their rates, the mean chances to be open, leave
+    dependent on the input: the squares by which their rates, how often they are open, leave
     [floor, 1 - floor], summed over the paths, and the mean variance of the chances over the batch.
     """
 
@@ -136,7 +136,7 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
         warm = min(1.0, progress / 0.33)
         used = (trace.expected_macs() / trace.max_macs()).mean()
         chance = torch.cat([torch.sigmoid(d.margin) for d in trace.decisions.values()], 1)
-        rate = chance.mean(0)  # (paths,)
+        rate = torch.cat([d.keep for d in trace.decisions.values()], 1).mean(0)  # (paths,)
         outside = (F.relu(floor - rate) + F.relu(rate - (1 - floor))).square().sum()
         penalty = (used - (1 + warm * (target - 1))).square() + warm * outside
         task = F.cross_entropy(logits, y)
@@ -151,7 +151,7 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
     task="image",
     recipe=Recipe(
         epochs=5,
-        loss=routing_budget(target=0.42, weight=8.0, floor=0.2, spread=2.0),
+        loss=routing_budget(target=0.42, weight=5.0, floor=0.2, spread=1.0),
         full_share=0.2,
         augment="none",
         precision="float32",
