@@ -60,7 +60,7 @@ def masked_conv2d_input_grad(
 ) -> Tensor:
     """Return the gradient (B, H, W, C) of a masked convolution's input, gathered in one order."""
     height, width = size
-    window = tuple(weight.shape[2:])
+    window = (weight.shape[2], weight.shape[3])
     out = grad.new_empty(grad.shape[0], height, width, weight.shape[1] * groups)
     reached = dilate(mask, (height, width), window, stride, (padding, padding), dilation)
     convolve(

@@ -56,12 +56,12 @@ def convolve(
     residual = None if residual is None else residual.contiguous()
     wide = aligned(x, packed, bias, residual, out)
     name, rows, tile_columns, threads = _kernel(x.dtype, depth, across, wide, tf32)
-    count = active.index.numel()
+    count = active.positions.numel()
     height, width = out.shape[1:3] if out.dim() == 4 else (1, 1)
     words = pixel * x.element_size() // 4
     launch(
         "conv", name, ceil_div(count, rows) * ceil_div(across, tile_columns) * groups, threads,
-        x, packed, bias, residual, active.index, active.inverse, active.count, live, None, out,
+        x, packed, bias, residual, active.positions, active.inverse, active.number, live, None, out,
         count, 0, *x.shape[1:3], words, height, width, columns, groups, *window, stride, padding,
         dilation, transposed, relu, FILL[fill], compact,
     )  # fmt: skip

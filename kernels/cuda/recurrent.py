@@ -41,7 +41,7 @@ def masked_rnn_step(
     blocks, threads = row_grid(mask.numel(), units)
     kernel = "rnn_tanh" if cell == "tanh" else cell
     read = {"gru": old[:1], "lstm": old[1:], "tanh": []}[cell]
-    products = (from_x, from_h, active.index, active.count)
+    products = (from_x, from_h, active.positions, active.number)
     launch("recurrent", kernel, blocks, threads, *products, *read, *new, units)
     return new
 

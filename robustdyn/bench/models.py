@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,7 @@ def bench_model(
     """
     method = attacks.get(attack)
     objective = "compute" if "compute" in method.objectives else None
-    steps = {"steps": PGD_STEPS} if attack == "pgd" else {}
+    steps: dict[str, Any] = {"steps": PGD_STEPS} if attack == "pgd" else {}
     dataset = trained_dataset(spec)
     model = create_model(spec.name, dataset, pretrained=dataset is not None)
     data = load_dataset(str(model.dataset), "test")

@@ -33,7 +33,7 @@ def conv_at(
         dilate: the kernel size of the convolution that reads this one's output, whose windows
             around the kept positions are needed too.
     """
-    _check(conv)
+    conv = _checked(conv)
     if not is_sparse():
         with region(gate.share(dilate=dilate)):
             return then(conv(x))
@@ -68,7 +68,7 @@ def add_conv_at(
         gate, conv, then, x: as conv_at takes them.
         shortcut: (B, O, H', W').
     """
-    _check(conv)
+    conv = _checked(conv)
     whole = folded(conv, then) if is_sparse() else None
     if whole is None or whole.relu:
         return shortcut + gate.keep * conv_at(gate, conv, then, x)
@@ -76,9 +76,10 @@ def add_conv_at(
     return _convolve(conv, whole, x, gate.kept[:, 0], shortcut)
 
 
-def _check(conv: nn.Module) -> None:
+def _checked(conv: nn.Module) -> nn.Conv2d:
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"a convolution at positions needs an nn.Conv2d, not {type(conv).__name__}")
+    return conv
 
 
 def _convolve(
