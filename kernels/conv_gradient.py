@@ -8,6 +8,7 @@ from torch.nn import grad as dense_grad
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
 
 
 @kernel
@@ -78,4 +79,5 @@ masked_conv2d_input_grad.operator = operator(
     masked_conv2d_input_grad.run,
     fake=_fake,
     macs=_macs,
+    **reference_gradient(masked_conv2d_input_grad.reference),
 )
