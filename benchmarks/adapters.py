@@ -11,11 +11,12 @@ left.
 import sys
 
 import torch
-from timing import interleaved, report
+from timing import report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import robustdyn as rd
+from robustdyn.bench.timing import interleaved
 from robustdyn.primitives import confidence
 
 

@@ -18,10 +18,11 @@ import sys
 
 import torch
 import torchattacks
-from timing import interleaved, report
+from timing import report
 
 import robustdyn as rd
 from robustdyn import attacks
+from robustdyn.bench.timing import interleaved
 
 
 def main(rounds: int, steps: int) -> None:

@@ -9,10 +9,11 @@ tracing costs, so its seconds are also taken alone: on an input so small that li
 import sys
 
 import torch
-from timing import interleaved, report
+from timing import report
 from torch.nn import functional as F
 
 import robustdyn as rd
+from robustdyn.bench.timing import interleaved
 from robustdyn.models.resnet import ResNet
 
 

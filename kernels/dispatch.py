@@ -4,7 +4,10 @@ After xformers' fmha: each implementation returns the reasons why it does not su
 and the first in order of priority without a reason runs.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +27,36 @@ class Implementation:
     not_supported_reasons: Callable[..., list[str]]
 
 
+# How often each (kernel, implementation) ran, for whoever records at the moment.
+Runs = Counter[tuple[str, str]]
+_recorders: ContextVar[tuple[Runs, ...]] = ContextVar("robustdyn_kernel_runs", default=())
+
+
+@contextmanager
+def recording() -> Iterator[Runs]:
+    """Count into the yielded counter which implementation runs for which kernel."""
+    runs: Runs = Counter()
+    token = _recorders.set((*_recorders.get(), runs))
+    try:
+        yield runs
+    finally:
+        _recorders.reset(token)
+
+
 @dataclass
 class Kernel:
     """An operation with a torch reference and its implementations, best first.
 
     The reference comes last and supports everything it is defined for.
+
+    Attributes:
+        operator: the operation as torch knows it, which ends in `run`; None calls `run` itself.
     """
 
     name: str
     reference: Callable[..., Any]
     implementations: list[Implementation] = field(default_factory=list)
+    operator: Callable[..., Any] | None = None
 
     def select(self, *args: Any, **kwargs: Any) -> Implementation:
         """Return the implementation that a call with these arguments runs."""
@@ -42,8 +65,15 @@ class Kernel:
                 return implementation
         return Implementation("torch", self.reference, lambda *_, **__: [])
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the implementation that supports these arguments, and record which it is."""
+        chosen = self.select(*args, **kwargs)
+        for runs in _recorders.get():
+            runs[self.name, chosen.name] += 1
+        return chosen.run(*args, **kwargs)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.select(*args, **kwargs).run(*args, **kwargs)
+        return (self.operator or self.run)(*args, **kwargs)
 
 
 KERNELS: dict[str, Kernel] = {}

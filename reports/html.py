@@ -4,13 +4,10 @@ import base64
 import math
 import os
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from robustdyn.checks import Flag, find_flags, flag_table
@@ -18,7 +15,7 @@ from robustdyn.errors import UserError
 from robustdyn.labels import AIMS, aim_of, eps_label, listed, with_cell
 from robustdyn.reports.findings import find
 from robustdyn.reports.registry import list_figures
-from robustdyn.reports.style import rc
+from robustdyn.reports.rendering import PIXELS_PER_INCH, render
 from robustdyn.reports.tables import (
     COLUMNS,
     line_labels,
@@ -28,7 +25,6 @@ from robustdyn.reports.tables import (
 )
 from robustdyn.sources import split_attack
 
-PIXELS_PER_INCH = 96  # of the page; the embedded picture has twice as many
 DEFINITION = (
     *("model", "dataset", "split", "attack", "objective", "estimator"),
     *("norm", "eps", "seed"),
@@ -139,7 +135,7 @@ def _figures(rows: DataFrame, folder: Path) -> list[dict[str, Any]]:
                 path.unlink(missing_ok=True)
             continue
         figure = spec.draw(rows)
-        png, svg = _render(figure)
+        png, svg = render(figure)
         _write(paths["png"], png)
         _write(paths["svg"], svg)
         shown.append(
@@ -154,17 +150,6 @@ def _figures(rows: DataFrame, folder: Path) -> list[dict[str, Any]]:
             }
         )
     return shown
-
-
-def _render(figure: Figure) -> tuple[bytes, bytes]:
-    """Return the figure as PNG and SVG, the same bytes every time."""
-    with mpl.rc_context(rc()):
-        figure.draw_without_rendering()  # lay it out once, for both
-        figure.set_layout_engine("none")
-        png, svg = BytesIO(), BytesIO()
-        figure.savefig(png, format="png", dpi=2 * PIXELS_PER_INCH)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    return png.getvalue(), svg.getvalue()
 
 
 def _cells(rows: DataFrame, definitions: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

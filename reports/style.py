@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,6 +213,13 @@ def keep_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes]) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.015, anchor=(0, 1))
     bar.set_label("mean keep", color=SOFT)
     bar.outline.set_visible(False)
+
+
+def write_below(figure: Figure, text: str) -> None:
+    """Write the caption under the panels, for a figure that stands on no page; keep it too."""
+    width = round(16.5 * figure.get_figwidth())  # characters
+    figure.supxlabel(fill(text, width), x=0.01, ha="left", fontsize=8, color=SOFT)
+    figure.caption = text  # type: ignore[attr-defined]
 
 
 def captioned(figure: Figure, rows: DataFrame, text: str) -> Figure:

@@ -7,18 +7,36 @@ Sparse computes only what is kept, so it is fast (timing, serving). Both give th
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 
 from robustdyn.errors import UserError, suggest
+from robustdyn.kernels.dispatch import Runs, recording
 
 _MODES = ("dense", "sparse")
 _mode: ContextVar[str] = ContextVar("robustdyn_execution", default="dense")
 
 
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Which implementation ran for which kernel, and how often."""
+
+    runs: Runs
+
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Return (kernel, implementation, times), sorted."""
+        return sorted((*names, times) for names, times in self.runs.items())
+
+    def __str__(self) -> str:
+        return "\n".join(f"{kernel}: {name}, {times} times" for kernel, name, times in self.rows())
+
+
 @contextmanager
-def execution(mode: str) -> Iterator[None]:
+def execution(mode: str, *, report: bool = False) -> Iterator[Report | None]:
     """Run every model inside in `mode`, "dense" (the default) or "sparse".
+
+    Yields a Report, which fills while kernels run, if `report` is true, else None.
 
     Raises:
         UserError: if `mode` is neither.
@@ -30,7 +48,11 @@ def execution(mode: str) -> Iterator[None]:
         )
     token = _mode.set(mode)
     try:
-        yield
+        if report:
+            with recording() as runs:
+                yield Report(runs)
+        else:
+            yield None
     finally:
         _mode.reset(token)
 

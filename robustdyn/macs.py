@@ -167,6 +167,16 @@ def _rule(func) -> Any:
     )
 
 
+def formula_of(func: Any) -> Formula | None:
+    """Return the formula of an operation, called with its arguments and out_val; None if free.
+
+    Raises:
+        UserError: if it does arithmetic and has none.
+    """
+    rule = _rule(func)
+    return None if rule in (_FREE, _COMPOSITE) else rule
+
+
 def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
     for arg in args:
         if isinstance(arg, Tensor):

@@ -33,6 +33,8 @@ def test_every_folder_with_code_is_packaged():
         "weights/resnet.fashion_mnist.safetensors",
         "weights/resnet.fashion_mnist.json",
         "reports/templates/report.html.j2",
+        "kernels/cuda/conv.cu",
+        "kernels/cuda/tile.cuh",
     ],
 )
 def test_data_files_are_installed(resource):
@@ -40,8 +42,8 @@ def test_data_files_are_installed(resource):
     from importlib.resources import files
 
     package, _, rest = resource.partition("/")
-    if package == "reports":
-        assert files("robustdyn.reports").joinpath(rest).is_file()
+    if package in FOLDERS[1:]:
+        assert files(f"robustdyn.{package}").joinpath(rest).is_file()
     else:
         assert files("robustdyn").joinpath(resource).is_file()
 

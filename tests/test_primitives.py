@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import robustdyn as rd
-from robustdyn.kernels import KERNELS, Implementation, Kernel, masked_conv2d_rows
+from robustdyn.kernels import KERNELS, Implementation, Kernel
 from robustdyn.primitives import (
+    add_conv_at,
     add_if_kept,
     confidence,
     conv_at,
@@ -51,8 +51,9 @@ class Steps(nn.Module):
 
 
 class Positions(nn.Module):
-    def __init__(self, margin, stride, dilate):
+    def __init__(self, margin, stride, dilate, folded=False):
         super().__init__()
+        self.folded, self.shortcut = folded, nn.Conv2d(2, 3, 1, stride, bias=False)
         self.stride, self.dilate, self.margin = stride, dilate, margin
         self.first = nn.Conv2d(2, 4, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(4, 3, 3, 1, 1, bias=False)
@@ -64,7 +65,11 @@ class Positions(nn.Module):
         spots = torch.randn(4, 1, size, size, generator=torch.Generator().manual_seed(1))
         margin = (spots + 3 * self.margin[:, None, None, None])[: len(x)]
         gate = rd.decide("mask", margin, kind="position")
-        y = conv_at(gate, self.first, lambda y: F.relu(self.norm(y)), x, dilate=self.dilate)
+        then = nn.Sequential(self.norm, nn.ReLU())  # as a function, it is not folded
+        after = then if self.folded else lambda y: then(y)
+        y = conv_at(gate, self.first, after, x, dilate=self.dilate)
+        if self.folded:
+            return add_conv_at(gate, self.second, nn.Identity(), y, self.shortcut(x))
         return gate.keep * conv_at(gate, self.second, nn.Identity(), y)
 
 
@@ -91,6 +96,8 @@ def _models():
             for size in (5, 8):
                 case = f"positions {pattern}, stride {stride}, size {size}"
                 yield case, Positions(margin, stride, 3), (4, 2, size, size)
+                case = f"folded {case}"
+                yield case, Positions(margin, stride, 3, folded=True), (4, 2, size, size)
     for thresholds in ([0.3, 0.3, 0.3], [0.999, 0.999, 0.999], [0.999, 0.3, 0.999]):
         for most_confident in (False, True):
             yield f"exits {thresholds} {most_confident}", Exits(thresholds, most_confident), (4, 3)
@@ -169,17 +176,6 @@ def test_if_no_exit_is_sure_the_most_confident_one_answers():
     torch.testing.assert_close(logits, exits[best, torch.arange(4)])
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_masked_convolution_equals_the_dense_one_at_the_mask(stride, size, density):
-    x, weight = torch.randn(2, 3, 9, 7), torch.randn(5, 3, size, size)
-    dense = F.conv2d(x, weight, stride=stride, padding=size // 2)
-    mask = torch.rand(2, *dense.shape[2:]) < density
-    rows = masked_conv2d_rows(x.permute(0, 2, 3, 1), weight, mask, stride=stride, padding=size // 2)
-    torch.testing.assert_close(rows, dense.permute(0, 2, 3, 1)[mask], rtol=1e-4, atol=1e-4)
-
-
 def test_the_dispatcher_takes_the_first_implementation_without_a_reason():
     kernel = Kernel("double", lambda x: 2 * x)
     assert kernel.select(3).name == "torch"
@@ -194,5 +190,5 @@ def test_the_dispatcher_takes_the_first_implementation_without_a_reason():
 
 
 def test_kernels_are_registered_under_their_names():
-    assert {"gather_rows", "scatter_rows", "masked_conv2d_rows"} <= set(KERNELS)
+    assert {"gather_rows", "scatter_rows", "masked_conv2d"} <= set(KERNELS)
     assert all(kernel.__doc__ for kernel in KERNELS.values())

@@ -19,6 +19,7 @@ COMMANDS = {  # name -> file; a file called list would hide Python's own list in
     "run": "run",
     "report": "report",
     "check": "check",
+    "bench": "bench",
     "register": "register",
     "train": "train",
     "doctor": "doctor",

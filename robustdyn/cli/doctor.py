@@ -95,14 +95,27 @@ def _packages() -> Iterator[Check]:
 
 
 def _gpu() -> Iterator[Check]:
+    """Whether the CUDA kernels can run: CuPy compiles them, torch holds their tensors."""
+    try:
+        import torch
+    except (ImportError, OSError):  # has its own line
+        return
+    has_gpu = torch.cuda.is_available()
     try:
         import cupy
     except ImportError:
-        remedy = "Only needed for kernels on NVIDIA GPUs: pip install robustdyn[cuda13]"
-        yield Check("cupy", "not installed", "absent", remedy)
+        extra = "cuda12" if (torch.version.cuda or "").startswith("12") else "cuda13"
+        remedy = f"Only needed for kernels on NVIDIA GPUs: pip install robustdyn[{extra}]"
+        found = (
+            "not installed; on the GPU, kernels run in plain torch" if has_gpu else "not installed"
+        )
+        yield Check("cupy", found, "absent", remedy)
         return
-    if cupy.cuda.is_available():
-        yield Check("cupy", f"{cupy.__version__}, GPU found")
+    if cupy.cuda.is_available() and has_gpu:
+        yield Check("cupy", f"{cupy.__version__}, GPU found: kernels run on it")
+    elif cupy.cuda.is_available():
+        remedy = "CuPy finds a GPU, torch does not: install torch for CUDA."
+        yield Check("cupy", f"{cupy.__version__}, no GPU for torch", "absent", remedy)
     else:
         remedy = "Kernels run on the CPU; a GPU needs its driver."
         yield Check("cupy", f"{cupy.__version__}, no GPU", "absent", remedy)
@@ -182,3 +195,18 @@ def _tools() -> Iterator[Check]:
         "ok" if compiler else "absent",
         "" if compiler else "Only needed for the fast CPU kernels: install g++ or clang++.",
     )
+    yield from _kernels()
+
+
+def _kernels() -> Iterator[Check]:
+    """Whether the C++ kernels are there; they are built now if they can be."""
+    try:
+        from robustdyn.kernels.native import ISAS, native, why_not
+    except (ImportError, OSError):  # no torch, which has its own line
+        return
+    found = native()
+    if found is not None:
+        yield Check("C++ kernels", f"{ISAS[found.isa]}, {found.path}")
+    else:
+        remedy = "Torch runs instead, slower: install g++ or clang++, or unset ROBUSTDYN_CPP."
+        yield Check("C++ kernels", f"none: {why_not()}", "absent", remedy)

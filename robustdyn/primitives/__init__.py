@@ -12,11 +12,12 @@ from robustdyn.primitives.halting import ponder, until_halted
 from robustdyn.primitives.own_kernels import conv_own
 from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
-from robustdyn.primitives.positions import conv_at
+from robustdyn.primitives.positions import add_conv_at, conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
 from robustdyn.primitives.steps import step
 
 __all__ = [
+    "add_conv_at",
     "add_if_kept",
     "any_open",
     "confidence",

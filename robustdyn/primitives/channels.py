@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from robustdyn.decision import Decision, Share
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.kernels import channel_masked_conv2d
 from robustdyn.trace import mark_sparse, region
 
 
@@ -93,35 +93,21 @@ def _sparse(
     outputs: Decision | None,
     inputs: Sequence[Decision],
 ) -> Tensor:
-    """The layer, sample by sample: its small weight of kept outputs and live inputs."""
+    """The layer's kept outputs from the live inputs of each sample; 0 where it is closed."""
     mark_sparse()
     count, channels = layer.weight.shape[:2]
-    everything = x.new_ones(len(x), 1, dtype=torch.bool)
-    kept = _of_channels(everything if outputs is None else outputs.kept, count)
-    live = _of_channels(_union(inputs) if inputs else everything, channels)
-    out = x.new_zeros(len(x), count, *_positions(layer, x))
-    for b in range(len(x)):
-        rows, columns = kept[b].nonzero().flatten(), live[b].nonzero().flatten()
-        if len(rows):
-            y = _small(layer, gather_rows(x[b], columns), rows, columns)
-            out[b] = scatter_rows(y, rows, out[b])
-    return out
-
-
-def _positions(layer: nn.Conv2d | nn.Linear, x: Tensor) -> list[int]:
-    """The height and width of the layer's output; nothing for a linear layer."""
-    if isinstance(layer, nn.Linear):
-        return []
-    kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-    return [(size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:]]
-
-
-def _small(layer: nn.Conv2d | nn.Linear, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The outputs `rows` of one sample, whose live inputs `columns` are x (n, ...)."""
-    weight = gather_rows(layer.weight, rows).index_select(1, columns)
-    bias = None if layer.bias is None else gather_rows(layer.bias, rows)
-    if isinstance(layer, nn.Linear):
-        return F.linear(x[None], weight, bias)[0]
-    if not len(columns):  # torch has no convolution of zero channels
-        return x.new_zeros(len(rows), *_positions(layer, x[None]))
-    return F.conv2d(x[None], weight, bias, layer.stride, layer.padding)[0]
+    kept = None if outputs is None else _of_channels(outputs.kept, count)
+    live = _of_channels(_union(inputs), channels) if inputs else None
+    if isinstance(layer, nn.Linear):  # a convolution of one position
+        weight = layer.weight[:, :, None, None]
+        return channel_masked_conv2d(x[:, None, None], weight, live, kept, layer.bias)[:, 0, 0]
+    y = channel_masked_conv2d(
+        x.permute(0, 2, 3, 1),
+        layer.weight,
+        live,
+        kept,
+        layer.bias,
+        stride=layer.stride[0],
+        padding=int(layer.padding[0]),
+    )
+    return y.permute(0, 3, 1, 2)

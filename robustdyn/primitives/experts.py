@@ -10,6 +10,7 @@ from robustdyn.decision import Decision, Share
 from robustdyn.execution import is_sparse
 from robustdyn.gates import keep_from
 from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.primitives.layout import zeros_for
 from robustdyn.trace import mark_sparse, record_decision, region
 
 SURELY = 8.0  # the margin of the likeliest expert under top-p, which always runs
@@ -131,12 +132,12 @@ def _sparse(
             continue
         y = expert(gather_rows(x, rows))
         if mixed is None:
-            mixed = y.new_zeros(len(x), *y.shape[1:])
+            mixed = zeros_for(y, len(x))
         y = gather_rows(mixed, rows) + _per_sample(gather_rows(weights[:, e], rows), y) * y
         mixed = scatter_rows(y, rows, mixed)
     if mixed is None:  # an estimator may keep none
         y = experts[0](x[:0])
-        mixed = y.new_zeros(len(x), *y.shape[1:])
+        mixed = zeros_for(y, len(x))
     return mixed
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from robustdyn.decision import Decision
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import masked_conv2d_rows
+from robustdyn.kernels import entry_masked_conv2d
 from robustdyn.trace import mark_sparse, region
 
 
@@ -42,19 +42,14 @@ def partial_conv(
 def _add_rest(
     conv: nn.Conv2d, others: Tensor, weight: Tensor, kept: Tensor, partial: Tensor
 ) -> Tensor:
-    """Add the rest at the kept (B, O, H', W'), one output channel after the other."""
+    """Add the rest at the kept (B, O, H', W')."""
     mark_sparse()
-    rows = others.permute(0, 2, 3, 1)  # NHWC
-    out = partial.clone()
-    for channel in range(weight.shape[0]):
-        mask = kept[:, channel]  # (B, H', W')
-        if mask.any():
-            rest = masked_conv2d_rows(
-                rows,
-                weight[channel : channel + 1],
-                mask,
-                stride=conv.stride[0],
-                padding=int(conv.padding[0]),
-            )
-            out[:, channel][mask] += rest[:, 0]
-    return out
+    summed = entry_masked_conv2d(
+        others.permute(0, 2, 3, 1),  # NHWC
+        weight,
+        kept.permute(0, 2, 3, 1),
+        partial.permute(0, 2, 3, 1),
+        stride=conv.stride[0],
+        padding=int(conv.padding[0]),
+    )
+    return summed.permute(0, 3, 1, 2)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from robustdyn.decision import Decision, Exit, Share
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.primitives.layout import zeros_for
 from robustdyn.trace import is_tracing, mark_sparse, open_regions, record_exit, region
 
 
@@ -37,7 +38,7 @@ def run_paths(
             rows = one.kept.nonzero().flatten()
             y = path(gather_rows(x, rows))  # of no samples, it still tells the shape
             y = _per_sample(gather_rows(scale, rows), y) * y
-            found.append(scatter_rows(y, rows, y.new_zeros(len(x), *y.shape[1:])))
+            found.append(scatter_rows(y, rows, zeros_for(y, len(x))))
         else:
             with region(one.share()):
                 y = path(x)
@@ -103,7 +104,7 @@ def _one_of_two(
         if not len(rows):
             continue
         y = path(gather_rows(x, rows))
-        out = scatter_rows(y, rows, y.new_zeros(len(x), *y.shape[1:]) if out is None else out)
+        out = scatter_rows(y, rows, zeros_for(y, len(x)) if out is None else out)
     if out is None:
         raise ValueError("either needs at least one sample")
     return out

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustdyn.decision import Decision
 from robustdyn.losses import budget
 from robustdyn.models.layers import BasicBlock, Stem, pooled, residual_plan
-from robustdyn.primitives import conv_at
+from robustdyn.primitives import add_conv_at, conv_at
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import decide
@@ -36,13 +35,10 @@ class MaskedBlock(BasicBlock):
 
     def forward(self, x: Tensor, name: str) -> Tensor:  # type: ignore[override]
         gate = decide(name, self.masker(x), kind="position")
-        return F.relu(self.shortcut(x) + gate.keep * self._residual(gate, x))
-
-    def _residual(self, gate: Decision, x: Tensor) -> Tensor:
         conv1, norm1 = self.conv1
         conv2, norm2 = self.conv2
-        h = conv_at(gate, conv1, lambda y: F.relu(norm1(y)), x, dilate=3)
-        return conv_at(gate, conv2, norm2, h)
+        h = conv_at(gate, conv1, nn.Sequential(norm1, nn.ReLU()), x, dilate=3)
+        return F.relu(add_conv_at(gate, conv2, norm2, h, self.shortcut(x)))
 
 
 class DynConv(nn.Module):

@@ -1,0 +1,73 @@
+"""Convolution of the channels that each sample keeps."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.masked_conv import output_size
+from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
+
+
+@kernel
+def channel_masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:
+    """Return [relu](conv(x) + bias), (B, H', W', O), of the live inputs, at the kept outputs.
+
+    A closed output is 0; an input that is not live counts as 0.
+
+    Args:
+        x: (B, H, W, C), NHWC.
+        weight: (O, C, k, k).
+        inputs: (B, C) bool, the live input channels; None: all.
+        outputs: (B, O) bool, the kept output channels; None: all.
+        bias: (O,).
+        relu: whether negative results become 0.
+        stride, padding, dilation: of the convolution, the same in both directions.
+    """
+    if inputs is not None:
+        x = x.where(inputs[:, None, None], 0)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, dilation)
+    y = y.relu() if relu else y
+    if outputs is not None:
+        y = y.where(outputs[:, :, None, None], 0)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def _size(x, weight, stride=1, padding=0, dilation=1, **_: Any) -> list[int]:
+    return [output_size(x.shape[d], weight.shape[d + 1], stride, padding, dilation) for d in (1, 2)]
+
+
+def _fake(x, weight, inputs=None, outputs=None, bias=None, **options: Any) -> Tensor:
+    return x.new_empty(x.shape[0], *_size(x, weight, **options), weight.shape[0])
+
+
+def _macs(x, weight, inputs=None, outputs=None, bias=None, **options: Any) -> int:
+    count, channels, *window = weight.shape
+    live = x.new_full((x.shape[0],), channels).long() if inputs is None else inputs.sum(1)
+    kept = x.new_full((x.shape[0],), count).long() if outputs is None else outputs.sum(1)
+    height, width = _size(x, weight, **options)
+    return int((live * kept).sum()) * window[0] * window[1] * height * width
+
+
+channel_masked_conv2d.operator = operator(
+    "channel_masked_conv2d(Tensor x, Tensor weight, Tensor? inputs=None, Tensor? outputs=None,"
+    " Tensor? bias=None, *, bool relu=False, int stride=1, int padding=0, int dilation=1)"
+    " -> Tensor",
+    channel_masked_conv2d.run,
+    fake=_fake,
+    macs=_macs,
+    **reference_gradient(channel_masked_conv2d.reference),
+)

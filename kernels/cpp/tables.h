@@ -1,0 +1,72 @@
+// What the library exports, and the functions that each instruction set brings.
+// Layout is NHWC, numbers are float32; a null pointer stands for an argument that is absent.
+#pragma once
+#include <cstdint>
+
+enum Fill : int64_t { kZero = 0, kCopy = 1, kLeave = 2 };
+
+// [relu](conv(x) + bias + residual) at the active positions. Backward, x is the gradient of the
+// output, the mask is that of x, and out is the gradient of the input.
+struct Conv {
+  const float* x;         // (batch, height, width, groups * depth)
+  const float* weight;    // packed: for each group and block of outputs [taps][depth][block]
+  const uint8_t* mask;    // (batch, out_height, out_width), or all positions
+  const float* bias;      // (outputs)
+  const float* residual;  // (batch, out_height, out_width, outputs); may be out
+  float* out;
+  int64_t batch, height, width, depth;
+  int64_t out_height, out_width, outputs;
+  int64_t kernel_height, kernel_width, stride, padding, dilation, groups;
+  int64_t relu, fill, backward, threads;
+};
+
+// conv(x) of the live inputs, at the kept outputs of each sample; elsewhere 0.
+struct ChannelConv {
+  const float* x;          // (batch, height, width, channels)
+  const float* weight;     // [taps][channels][outputs]
+  const uint8_t* inputs;   // (batch, channels)
+  const uint8_t* kept;     // (batch, outputs)
+  const float* bias;       // (outputs)
+  float* out;              // (batch, out_height, out_width, outputs)
+  int64_t batch, height, width, channels;
+  int64_t out_height, out_width, outputs;
+  int64_t kernel_height, kernel_width, stride, padding, dilation;
+  int64_t relu, threads;
+};
+
+// conv(x) + residual at the entries of the mask; elsewhere the residual, or 0.
+struct EntryConv {
+  const float* x;         // (batch, height, width, depth)
+  const float* weight;    // [outputs][taps][depth]
+  const uint8_t* mask;    // (batch, out_height, out_width, outputs)
+  const float* residual;  // (batch, out_height, out_width, outputs)
+  float* out;
+  int64_t batch, height, width, depth;
+  int64_t out_height, out_width, outputs;
+  int64_t kernel_height, kernel_width, stride, padding;
+  int64_t threads;
+};
+
+// [relu](scale * x + shift + residual) at the active positions.
+struct Affine {
+  const float *x, *scale, *shift;
+  const uint8_t* mask;
+  const float* residual;
+  float* out;
+  int64_t positions, channels, relu, fill, threads;
+};
+
+struct Table {
+  int64_t vector_width;
+  void (*conv)(const Conv&);
+  void (*depthwise)(const Conv&);  // weight [taps][outputs], depth 1, groups = outputs
+  void (*channels)(const ChannelConv&);
+  void (*entries)(const EntryConv&);
+  void (*affine)(const Affine&);
+};
+
+extern const Table generic_table;
+#ifdef __x86_64__
+extern const Table avx2_table;
+extern const Table avx512_table;
+#endif

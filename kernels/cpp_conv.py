@@ -1,0 +1,177 @@
+"""Masked convolutions in C++: an indirect matrix product, its input gradient, and depthwise."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustdyn.kernels.conv_gradient import masked_conv2d_input_grad
+from robustdyn.kernels.depthwise import masked_depthwise_conv2d
+from robustdyn.kernels.dispatch import Implementation
+from robustdyn.kernels.filling import FILLS, check_fill
+from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
+from robustdyn.kernels.native import Native, native, pointer, threads, why_not
+from robustdyn.kernels.packing import blocks, packed
+
+# Above these active fractions torch's dense convolution is faster: up to so many channels, measured
+# on one thread with AVX2 at 3x3.
+CROSSOVERS = ((24, 0.45), (48, 0.7), (96, 0.9))
+CROSSOVER = 0.95  # with more channels
+DEPTHWISE_CROSSOVER = 0.2
+
+
+def crossover(weight: Tensor) -> float:
+    """Return up to which active fraction C++ is the faster one for this weight."""
+    outputs, depth = weight.shape[:2]
+    if depth == 1:
+        return DEPTHWISE_CROSSOVER
+    fewer = min(outputs, depth)
+    return next((most for channels, most in CROSSOVERS if fewer <= channels), CROSSOVER)
+
+
+class ConvCall(ctypes.Structure):
+    """The struct Conv of cpp/tables.h."""
+
+    _fields_ = [
+        *[(f, ctypes.c_void_p) for f in ("x", "weight", "mask", "bias", "residual", "out")],
+        *[(f, ctypes.c_int64) for f in ("batch", "height", "width", "depth")],
+        *[(f, ctypes.c_int64) for f in ("out_height", "out_width", "outputs")],
+        *[(f, ctypes.c_int64) for f in ("kernel_height", "kernel_width", "stride", "padding")],
+        *[(f, ctypes.c_int64) for f in ("dilation", "groups", "relu", "fill", "backward")],
+        ("threads", ctypes.c_int64),
+    ]
+
+
+def tensor_reasons(*tensors: Tensor | None) -> list[str]:
+    """Return why C++ cannot run on these tensors."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return [f"runs on the CPU, not on {tensor.device}"]
+        if tensor.dtype not in (torch.float32, torch.bool):
+            return [f"needs float32, not {tensor.dtype}"]
+    return [reason] if (reason := why_not()) else []
+
+
+def density_reasons(mask: Tensor, most: float) -> list[str]:
+    """Return why sparse work does not pay: more than `most` of the mask is on."""
+    if int(mask.count_nonzero()) > most * mask.numel():
+        return [f"more than {most:.0%} is active: dense is faster"]
+    return []
+
+
+def out_reasons(out: Tensor | None) -> list[str]:
+    """Return why C++ cannot write to `out`."""
+    return [] if out is None or out.is_contiguous() else ["out is not contiguous"]
+
+
+def library() -> Native:
+    """Return the loaded library, once the reasons have said that there is one."""
+    found = native()
+    assert found is not None
+    return found
+
+
+def _conv_reasons(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    **_: Any,
+) -> list[str]:
+    reasons = tensor_reasons(x, weight, mask, bias, residual, out) + out_reasons(out)
+    return reasons or density_reasons(mask, crossover(weight))
+
+
+def _gradient_reasons(
+    grad: Tensor, weight: Tensor, mask: Tensor, size: list[int], *, stride: int = 1, **_: Any
+) -> list[str]:
+    reasons = tensor_reasons(grad, weight, mask)
+    return reasons or density_reasons(mask, crossover(weight) / stride**2)
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    relu: bool = False,
+    fill: str = "zero",
+    out: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    check_fill(fill, residual)
+    check_mask(x, weight, mask, stride, padding, dilation)
+    lib = library()
+    x, mask = x.contiguous(), mask.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    outputs, depth, *window = weight.shape
+    depthwise = depth == 1 and outputs == groups
+    if depthwise:
+        ready = packed(weight, "depthwise", 1, lambda w, _: w.flatten(1).t().contiguous())
+    else:
+        ready = packed(weight, f"conv {groups}", lib.width, lambda w, n: _forward(w, n, groups))
+    y = x.new_empty(*mask.shape, outputs) if out is None else out
+    arguments = (x, ready, mask, bias, residual, y)
+    sizes = (*x.shape[:3], depth, *mask.shape[1:], outputs, *window)
+    options = (stride, padding, dilation, groups, relu, FILLS.index(fill), False, threads())
+    lib.call(
+        "depthwise" if depthwise else "conv",
+        ConvCall(*[pointer(a) for a in arguments], *sizes, *options),
+    )
+    return y
+
+
+def _depthwise(x: Tensor, weight: Tensor, mask: Tensor, *args: Any, **options: Any) -> Tensor:
+    return _conv(x, weight, mask, *args, groups=x.shape[3], **options)
+
+
+def _input_grad(
+    grad: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    size: list[int],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    lib = library()
+    grad, mask = grad.contiguous(), mask.contiguous()
+    outputs, depth, *window = weight.shape
+    ready = packed(weight, f"gradient {groups}", lib.width, lambda w, n: _backward(w, n, groups))
+    inner = grad.new_empty(grad.shape[0], *size, depth * groups)
+    arguments = (grad, ready, mask, None, None, inner)
+    sizes = (*grad.shape[:3], outputs // groups, *size, depth * groups, *window)
+    options = (stride, padding, dilation, groups, False, FILLS.index("zero"), True, threads())
+    lib.call("conv", ConvCall(*[pointer(a) for a in arguments], *sizes, *options))
+    return inner
+
+
+def _forward(weight: Tensor, width: int, groups: int) -> Tensor:
+    cut = weight.unflatten(0, (groups, -1)).flatten(3)  # (groups, O / groups, C, taps)
+    return blocks(cut.permute(0, 3, 2, 1), width)
+
+
+def _backward(weight: Tensor, width: int, groups: int) -> Tensor:
+    cut = weight.unflatten(0, (groups, -1)).flatten(3)
+    return blocks(cut.permute(0, 3, 1, 2), width)
+
+
+masked_conv2d.implementations.append(Implementation("cpp", _conv, _conv_reasons))
+masked_depthwise_conv2d.implementations.append(Implementation("cpp", _depthwise, _conv_reasons))
+masked_conv2d_input_grad.implementations.append(
+    Implementation("cpp", _input_grad, _gradient_reasons)
+)

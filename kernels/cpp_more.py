@@ -1,0 +1,183 @@
+"""Channels of each sample, single entries, and scale and shift in C++."""
+
+import ctypes
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdyn.kernels.affine import masked_affine_act
+from robustdyn.kernels.channel_conv import channel_masked_conv2d
+from robustdyn.kernels.cpp_conv import density_reasons, library, out_reasons, tensor_reasons
+from robustdyn.kernels.dispatch import Implementation
+from robustdyn.kernels.entry_conv import entry_masked_conv2d
+from robustdyn.kernels.filling import FILLS, check_fill
+from robustdyn.kernels.masked_conv import output_size
+from robustdyn.kernels.native import pointer, threads
+from robustdyn.kernels.packing import packed
+
+# From these active fractions on, torch's dense operations are faster.
+CHANNEL_CROSSOVER = 0.45
+ENTRY_CROSSOVER = 0.3
+ENTRY_WINDOW = 256  # with smaller windows it is always dense
+AFFINE_CROSSOVER = 0.9
+
+
+def _integers(*names: str) -> list[tuple[str, Any]]:
+    return [(name, ctypes.c_int64) for name in names]
+
+
+def _pointers(*names: str) -> list[tuple[str, Any]]:
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+class ChannelCall(ctypes.Structure):
+    """The struct ChannelConv of cpp/tables.h."""
+
+    _fields_ = [
+        *_pointers("x", "weight", "inputs", "kept", "bias", "out"),
+        *_integers("batch", "height", "width", "channels", "out_height", "out_width", "outputs"),
+        *_integers("kernel_height", "kernel_width", "stride", "padding", "dilation"),
+        *_integers("relu", "threads"),
+    ]
+
+
+class EntryCall(ctypes.Structure):
+    """The struct EntryConv of cpp/tables.h."""
+
+    _fields_ = [
+        *_pointers("x", "weight", "mask", "residual", "out"),
+        *_integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
+        *_integers("kernel_height", "kernel_width", "stride", "padding", "threads"),
+    ]
+
+
+class AffineCall(ctypes.Structure):
+    """The struct Affine of cpp/tables.h."""
+
+    _fields_ = [
+        *_pointers("x", "scale", "shift", "mask", "residual", "out"),
+        *_integers("positions", "channels", "relu", "fill", "threads"),
+    ]
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _channel_reasons(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    bias: Tensor | None = None,
+    **_: Any,
+) -> list[str]:
+    reasons = tensor_reasons(x, weight, inputs, outputs, bias)
+    if reasons:
+        return reasons
+    if x.shape[1] * x.shape[2] == 1:
+        return ["one position does not pay for packing its weights"]
+    live = 1.0 if inputs is None else inputs.float().mean().item()
+    kept = 1.0 if outputs is None else outputs.float().mean().item()
+    if live * kept > CHANNEL_CROSSOVER:
+        return [f"more than {CHANNEL_CROSSOVER:.0%} of the weights are used: dense is faster"]
+    return []
+
+
+def _channel_conv(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:
+    count, channels, *window = weight.shape
+    size = [
+        output_size(n, k, stride, padding, dilation)
+        for n, k in zip(x.shape[1:3], window, strict=True)
+    ]
+    ready = packed(weight, "channels", 1, lambda w, _: w.permute(2, 3, 1, 0).contiguous())
+    y = x.new_empty(x.shape[0], *size, count)
+    arguments = (_plain(x), ready, _plain(inputs), _plain(outputs), _plain(bias), y)
+    sizes = (*x.shape[:3], channels, *size, count, *window)
+    options = (stride, padding, dilation, relu, threads())
+    library().call("channels", ChannelCall(*[pointer(a) for a in arguments], *sizes, *options))
+    return y
+
+
+def _entry_reasons(
+    x: Tensor, weight: Tensor, mask: Tensor, residual: Tensor | None = None, **_: Any
+) -> list[str]:
+    if weight[0].numel() < ENTRY_WINDOW:
+        return [f"fewer than {ENTRY_WINDOW} values in a window: dense is faster"]
+    return tensor_reasons(x, weight, mask, residual) or density_reasons(mask, ENTRY_CROSSOVER)
+
+
+def _entry_conv(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    residual: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+) -> Tensor:
+    lib = library()
+    outputs, depth, *window = weight.shape
+    ready = packed(weight, "entries", lib.width, _padded_rows)
+    y = x.new_empty(mask.shape)
+    arguments = (_plain(x), ready, _plain(mask), _plain(residual), y)
+    sizes = (*x.shape[:3], depth, *mask.shape[1:3], outputs, *window)
+    options = (stride, padding, threads())
+    lib.call("entries", EntryCall(*[pointer(a) for a in arguments], *sizes, *options))
+    return y
+
+
+def _padded_rows(weight: Tensor, width: int) -> Tensor:
+    """A row [taps][depth] for each output, padded with 0 to whole vectors."""
+    rows = weight.permute(0, 2, 3, 1).flatten(1)
+    return F.pad(rows, (0, -rows.shape[1] % width)).contiguous()
+
+
+def _affine_reasons(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mask: Tensor,
+    residual: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    **_: Any,
+) -> list[str]:
+    reasons = tensor_reasons(x, scale, shift, mask, residual, out) + out_reasons(out)
+    return reasons or density_reasons(mask, AFFINE_CROSSOVER)
+
+
+def _affine(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mask: Tensor,
+    residual: Tensor | None = None,
+    *,
+    relu: bool = False,
+    fill: str = "zero",
+    out: Tensor | None = None,
+) -> Tensor:
+    check_fill(fill, residual)
+    y = x.new_empty(x.shape) if out is None else out
+    arguments = (*[_plain(a) for a in (x, scale, shift, mask, residual)], y)
+    options = (mask.numel(), x.shape[3], relu, FILLS.index(fill), threads())
+    library().call("affine", AffineCall(*[pointer(a) for a in arguments], *options))
+    return y
+
+
+channel_masked_conv2d.implementations.append(Implementation("cpp", _channel_conv, _channel_reasons))
+entry_masked_conv2d.implementations.append(Implementation("cpp", _entry_conv, _entry_reasons))
+masked_affine_act.implementations.append(Implementation("cpp", _affine, _affine_reasons))

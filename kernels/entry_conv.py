@@ -1,0 +1,53 @@
+"""Convolution of single entries: the mask names output positions and channels at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.operators import operator
+from robustdyn.kernels.reference_gradient import reference_gradient
+
+
+@kernel
+def entry_masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    residual: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+) -> Tensor:
+    """Return conv(x) + residual, (B, H', W', O), at the mask; elsewhere the residual, else 0.
+
+    Args:
+        x: (B, H, W, C), NHWC.
+        weight: (O, C, k, k).
+        mask: (B, H', W', O) bool.
+        residual: (B, H', W', O).
+        stride, padding: of the convolution, the same in both directions.
+    """
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding).permute(0, 2, 3, 1)
+    y = torch.where(mask, y, 0)
+    return (y if residual is None else y + residual).contiguous()
+
+
+def _fake(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x.new_empty(mask.shape)
+
+
+def _macs(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> int:
+    return int(mask.sum()) * weight[0].numel()
+
+
+entry_masked_conv2d.operator = operator(
+    "entry_masked_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? residual=None, *,"
+    " int stride=1, int padding=0) -> Tensor",
+    entry_masked_conv2d.run,
+    fake=_fake,
+    macs=_macs,
+    **reference_gradient(entry_masked_conv2d.reference),
+)

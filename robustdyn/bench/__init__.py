@@ -1,0 +1,1 @@
+"""What `robustdyn bench` measures: the time of kernels and of models, against dense execution."""

@@ -1,0 +1,312 @@
+"""The other kernels against plain torch, and all of them as operators of torch."""
+
+import pytest
+import torch
+from torch.library import opcheck
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import robustdyn as rd
+from robustdyn import kernels
+from robustdyn.kernels import KERNELS, native
+from robustdyn.kernels.native import ISAS, VARIABLE
+from robustdyn.macs import macs_of
+
+CHOICES = [f"cpp {isa}" for isa in ISAS] + ["torch"]
+
+
+@pytest.fixture(params=CHOICES)
+def force(request, monkeypatch):
+    """Return a function that lets a kernel run one implementation whatever the density."""
+    name, _, isa = request.param.partition(" ")
+    if isa:
+        monkeypatch.setenv(VARIABLE, isa)
+        if native.native() is None:
+            pytest.skip(native.why_not())
+
+    def use(kernel):
+        chosen = [i for i in kernel.implementations if i.name == name]
+        forced = [type(i)(i.name, i.run, lambda *_, **__: []) for i in chosen]
+        monkeypatch.setattr(kernel, "implementations", forced)
+        return kernel
+
+    return use
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (1000,), (2, 5, 7)])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_compaction(shape, density, dtype):
+    mask = torch.rand(shape) < density
+    active = kernels.mask_compact(mask, dtype=dtype)
+    index, inverse, count = active.positions, active.inverse, active.number
+    assert index.dtype == inverse.dtype == count.dtype == dtype
+    expected = mask.flatten().nonzero().flatten()
+    assert count.tolist() == [len(expected)]
+    assert index[: len(expected)].tolist() == expected.tolist()
+    assert (index[len(expected) :] == -1).all()
+    assert (inverse >= 0).tolist() == mask.flatten().tolist()
+    assert inverse[expected].tolist() == list(range(len(expected)))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height", [6, 7])
+def test_dilation_names_the_inputs_that_are_read(size, stride, height):
+    window = torch.ones(1, 1, size, size)
+    x = torch.zeros(2, 1, height, 5, requires_grad=True)
+    y = F.conv2d(x, window, stride=stride, padding=size // 2)
+    mask = torch.rand(y[:, 0].shape) < 0.2
+    (read,) = torch.autograd.grad(y[:, 0][mask].sum(), x)
+    got = kernels.mask_dilate(mask, size, stride=stride, shape=[height, 5])
+    assert torch.equal(got, read[:, 0] > 0)
+
+
+def test_dilation_of_a_sequence_and_its_errors():
+    mask = torch.tensor([0, 0, 1, 0, 0, 0, 1]).bool()
+    assert kernels.mask_dilate(mask, 3).int().tolist() == [0, 1, 1, 1, 0, 1, 1]
+    with pytest.raises(ValueError, match="odd"):
+        kernels.mask_dilate(mask, 2)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_scatter_rows(add, in_place):
+    y, rows, out = torch.randn(2, 3), torch.tensor([1, 4]), torch.randn(6, 3)
+    expected = out.clone()
+    expected[rows] = out[rows] + y if add else y
+    before = out.clone()
+    got = kernels.scatter_rows(y, rows, out, add=add, in_place=in_place)
+    assert torch.equal(got, expected)
+    assert (got is out) if in_place else torch.equal(out, before)
+
+
+@pytest.mark.parametrize("fill", ["zero", "copy", "leave"])
+@pytest.mark.parametrize("channels", [1, 8, 13])
+def test_affine(force, fill, channels):
+    kernel = force(kernels.masked_affine_act)
+    x, residual = torch.randn(2, 2, 4, 5, channels)
+    scale, shift = torch.randn(2, channels)
+    mask, out = torch.rand(2, 4, 5) < 0.4, torch.full_like(x, float("nan"))
+    off = {"zero": torch.zeros(()), "copy": residual, "leave": out.clone()}[fill]
+    expected = torch.where(mask[..., None], (x * scale + shift + residual).relu(), off)
+    y = kernel(x, scale, shift, mask, residual, relu=True, fill=fill, out=out)
+    assert y is out
+    torch.testing.assert_close(y, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
+@pytest.mark.parametrize("size", [(9, 7), (1, 1)])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("which", ["inputs", "outputs", "both"])
+def test_channels_of_each_sample(force, density, size, kernel_size, which):
+    kernel = force(kernels.channel_masked_conv2d)
+    x, weight, bias = (
+        torch.randn(3, *size, 6),
+        torch.randn(21, 6, *[kernel_size] * 2),
+        torch.randn(21),
+    )
+    live = torch.rand(3, 6) < density if which != "outputs" else None
+    kept = torch.rand(3, 21) < density if which != "inputs" else None
+    inner = x if live is None else x * live[:, None, None]
+    stride, padding = (2, 1) if kernel_size == 3 else (1, 0)
+    y = F.conv2d(inner.permute(0, 3, 1, 2), weight, bias, stride, padding).relu()
+    expected = y if kept is None else y * kept[:, :, None, None]
+    got = kernel(x, weight, live, kept, bias, relu=True, stride=stride, padding=padding)
+    torch.testing.assert_close(got, expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("residual", [False, True])
+def test_single_entries(force, density, stride, residual):
+    kernel = force(kernels.entry_masked_conv2d)
+    x, weight = torch.randn(2, 9, 7, 5), torch.randn(11, 5, 3, 3)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, 1).permute(0, 2, 3, 1)
+    mask = torch.rand(y.shape) < density
+    added = torch.randn(y.shape) if residual else None
+    expected = torch.where(mask, y, 0) + (0 if added is None else added)
+    got = kernel(x, weight, mask, added, stride=stride, padding=1)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_equal_a_loop_over_tokens():
+    x, weight, bias = torch.randn(7, 4), torch.randn(5, 4, 3), torch.randn(5, 3)
+    chosen = torch.stack([torch.randperm(4)[:2] for _ in range(7)])  # the fifth gets none
+    weights = torch.rand(7, 2)
+    order, offsets = kernels.route_experts(chosen, 5)
+    y = kernels.grouped_matmul(x[order // 2], weight, offsets, bias, relu=True)
+    got = kernels.combine_experts(y, order, weights)
+    for t in range(7):
+        parts = [(x[t] @ weight[e] + bias[e]).relu() for e in chosen[t]]
+        torch.testing.assert_close(got[t], weights[t, 0] * parts[0] + weights[t, 1] * parts[1])
+    plain = kernels.grouped_matmul(x[order // 2], weight, offsets)
+    torch.testing.assert_close(plain[0], x[order[0] // 2] @ weight[chosen.flatten()[order[0]]])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "tanh"])
+@pytest.mark.parametrize("density", [-1.0, 0.5, 2.0])
+def test_recurrent_step(cell, density):
+    module = {"gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell, "tanh": torch.nn.RNNCell}[cell]
+    module = module(4, 3)
+    x, mask = torch.randn(6, 4), torch.rand(6) < density
+    state = [torch.randn(6, 3) for _ in range(2 if cell == "lstm" else 1)]
+    with torch.no_grad():
+        new = module(x, tuple(state)) if cell == "lstm" else (module(x, state[0]),)
+        got = kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell=cell)
+    for before, after, mine in zip(state, new, got, strict=True):
+        torch.testing.assert_close(mine, torch.where(mask[:, None], after, before))
+    with pytest.raises(ValueError, match="cell must be"):
+        kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell="none")
+
+
+def test_tokens():
+    x, keep = torch.randn(2, 5, 3), torch.tensor([[0, 2], [3, 4]])
+    got = kernels.gather_tokens(x, keep)
+    assert torch.equal(got, torch.stack([x[b, keep[b]] for b in range(2)]))
+    out = kernels.scatter_tokens(2 * got, keep, x)
+    for b in range(2):
+        rest = [n for n in range(5) if n not in keep[b]]
+        assert torch.equal(out[b, keep[b]], 2 * x[b, keep[b]])
+        assert torch.equal(out[b, rest], x[b, rest])
+
+
+def _calls():
+    """Arguments for every operator: name -> (args, kwargs, MACs)."""
+    x, w, bias = torch.randn(2, 5, 6, 4), torch.randn(8, 4, 3, 3), torch.randn(8)
+    mask, residual = torch.rand(2, 5, 6) < 0.5, torch.randn(2, 5, 6, 8)
+    on, shape = int(mask.sum()), {"padding": 1}
+    single = torch.randn(4, 1, 3, 3)
+    live, kept = torch.rand(2, 4) < 0.5, torch.rand(2, 8) < 0.5
+    pairs = int((live.sum(1) * kept.sum(1)).sum())
+    entries = torch.rand(2, 5, 6, 8) < 0.5
+    rows, keep = torch.tensor([1, 3]), torch.tensor([[0, 2], [1, 2]])
+    order, offsets = kernels.route_experts(torch.tensor([[0, 2], [2, 1]]), 3)
+    h, wi, wh = torch.randn(2, 3), torch.randn(9, 4), torch.randn(9, 3)
+    fresh, flat = torch.zeros(2, 5, 6, 8), torch.randn(2, 3, 4)
+    scale = torch.randn(4)
+    tokens = torch.randn(4, 4)
+    one = torch.tensor([True, False])
+    return {
+        "mask_compact": ((mask,), {"dtype": torch.int32}, 0),
+        "mask_dilate": ((mask, 3), {"stride": 2}, 0),
+        "gather_rows": ((tokens, rows), {}, 0),
+        "scatter_rows": ((tokens[:2], rows, tokens), {"add": True}, 0),
+        "scatter_rows_": ((tokens[:2].clone(), rows, tokens), {}, 0),
+        "masked_conv2d": ((x, w, mask, bias, residual), {"relu": True, **shape}, on * w.numel()),
+        "masked_conv2d_out": ((x, w, mask), {"out": fresh, **shape}, on * w.numel()),
+        "masked_conv2d_input_grad": ((residual, w, mask, [5, 6]), shape, on * w.numel()),
+        "masked_depthwise_conv2d": ((x, single, mask), shape, on * single.numel()),
+        "masked_depthwise_conv2d_out": (
+            (x, single, mask),
+            {"out": fresh[..., :4].contiguous(), **shape},
+            on * single.numel(),
+        ),
+        "masked_affine_act": ((x, scale, scale, mask), {"relu": True}, 0),
+        "masked_affine_act_out": ((x, scale, scale, mask), {"out": torch.zeros_like(x)}, 0),
+        "channel_masked_conv2d": ((x, w, live, kept, bias), shape, pairs * 9 * 30),
+        "entry_masked_conv2d": ((x, w, entries), shape, int(entries.sum()) * 36),
+        "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
+        "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
+        "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
+        "masked_rnn_step": ((flat[:, 0], [h], one, wi, wh, None, None), {"cell": "gru"}, 9 * 7),
+        "gather_tokens": ((flat, keep), {}, 0),
+        "scatter_tokens": ((flat[:, :2].clone(), keep, flat), {}, 0),
+    }
+
+
+OPERATORS = list(_calls())
+
+
+def test_every_kernel_has_an_operator():
+    assert {name.removesuffix("_out").removesuffix("_") for name in OPERATORS} == set(KERNELS)
+    assert all(kernel.operator and kernel.__doc__ for kernel in KERNELS.values())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(name):
+    args, kwargs, _ = _calls()[name]
+    if "out" not in name and not name.endswith("_"):
+        args = tuple(
+            a.requires_grad_() if torch.is_tensor(a) and a.is_floating_point() else a for a in args
+        )
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    opcheck(getattr(torch.ops.robustdyn, name).default, args, kwargs, test_utils=utils)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@torch.no_grad()
+def test_both_counters_see_the_macs(name):
+    args, kwargs, macs = _calls()[name]
+    run = getattr(torch.ops.robustdyn, name)
+    with FlopCounterMode(display=False) as counter:
+        run(*args, **kwargs)
+    assert counter.get_total_flops() == 2 * macs
+    assert macs_of(lambda: run(*args, **kwargs)) == macs
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_gradcheck_of_moves(add):
+    x, y, rows = torch.randn(4, 3), torch.randn(2, 3), torch.tensor([1, 2])
+    tokens, keep = torch.randn(2, 4, 3), torch.tensor([[0, 3], [1, 2]])
+    tensors = [t.double().requires_grad_() for t in (x, y, tokens)]
+    assert torch.autograd.gradcheck(lambda x: kernels.gather_rows(x, rows), tensors[:1])
+    assert torch.autograd.gradcheck(
+        lambda x, y: kernels.scatter_rows(y, rows, x, add=add), tensors[:2]
+    )
+    assert torch.autograd.gradcheck(lambda t: kernels.gather_tokens(t, keep), tensors[2:])
+    assert torch.autograd.gradcheck(
+        lambda t: kernels.scatter_tokens(t[:, :2], keep, t), tensors[2:]
+    )
+
+
+def test_gradcheck_of_affine():
+    x, residual = torch.randn(2, 1, 3, 3, 2).double()
+    inputs = [t.clone().requires_grad_() for t in (x, *torch.randn(2, 2).double(), residual)]
+    mask = torch.rand(1, 3, 3) < 0.5
+    assert torch.autograd.gradcheck(
+        lambda x, a, b, r: kernels.masked_affine_act(x, a, b, mask, r, relu=True, fill="copy"),
+        inputs,
+    )
+
+
+def test_gradcheck_through_the_reference():
+    x, w = torch.randn(2, 4, 4, 3).double(), torch.randn(5, 3, 3, 3).double()
+    live, kept = torch.rand(2, 3) < 0.5, torch.rand(2, 5) < 0.5
+    entries = torch.rand(2, 4, 4, 5) < 0.5
+    weights = [t.requires_grad_() for t in (x, w)]
+    assert torch.autograd.gradcheck(
+        lambda x, w: kernels.channel_masked_conv2d(x, w, live, kept, padding=1), weights
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, w: kernels.entry_masked_conv2d(x, w, entries, padding=1), weights
+    )
+    h, wi, wh = torch.randn(2, 3).double(), torch.randn(9, 3).double(), torch.randn(9, 3).double()
+    on = torch.tensor([True, False])
+    step = [t.requires_grad_() for t in (torch.randn(2, 3).double(), h, wi, wh)]
+    assert torch.autograd.gradcheck(
+        lambda x, h, wi, wh: kernels.masked_rnn_step(x, [h], on, wi, wh)[0], step
+    )
+
+
+def test_recording_says_which_implementation_ran(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "off")
+    x, w, mask = torch.randn(1, 4, 4, 2), torch.randn(3, 2, 1, 1), torch.zeros(1, 4, 4).bool()
+    with torch.no_grad(), rd.execution("sparse", report=True) as report:
+        for _ in range(2):
+            kernels.masked_conv2d(x, w, mask)
+        kernels.masked_conv2d(x, w, ~mask)
+        kernels.gather_rows(x, torch.tensor([0]))
+    assert report.rows() == [
+        ("gather_rows", "torch", 1),
+        ("masked_conv2d", "chunked", 2),
+        ("masked_conv2d", "torch", 1),
+    ]
+    assert "masked_conv2d" in str(report)
+    kernels.gather_rows(x, torch.tensor([0]))
+    assert report.rows()[0] == ("gather_rows", "torch", 1)
