@@ -24,7 +24,7 @@ def slowed(model, x, y, *, threat=WIDE, **params):
     return attacks.get("autoslow")(model, x, y, threat=threat, **budget)
 
 
-@pytest.mark.parametrize("name", zoo.DYNAMIC)
+@pytest.mark.parametrize("name", zoo.KINDS)
 def test_no_sample_is_faster_than_clean_or_under_a_published_attack(name):
     """By construction: it runs each, and a sample's run depends on no other sample."""
     x, y = zoo.samples(name, 16)
