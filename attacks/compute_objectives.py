@@ -22,7 +22,8 @@ class Guarded(NamedTuple):
     """A share, and what it guards: the partial derivative of the compute in it.
 
     `macs` (B,) is the derivative at the soft shares, without a gradient: small where the sample
-    hardly reaches the gate. `most` is the derivative with every other share at its maximum.
+    hardly reaches the gate. `most` is the derivative with every other share at its maximum, or
+    fully open where its maximum is 0.
     """
 
     share: Share
@@ -36,9 +37,11 @@ def guarded(trace: Trace) -> list[Guarded]:
     for macs, shares in trace.terms():
         soft = [share.soft.detach() for share in shares]
         for k, share in enumerate(shares):
+            if share.maximum == 0:  # closed at the maximum, as a tree's cheaper path: not a gate
+                continue
             others = soft[:k] + soft[k + 1 :]
             here = macs * prod(others, start=torch.ones_like(soft[k]))
-            most = macs * prod(s.maximum for j, s in enumerate(shares) if j != k)
+            most = macs * prod(s.maximum or 1.0 for j, s in enumerate(shares) if j != k)
             before = found.get(id(share))
             if before is not None:
                 here, most = before.macs + here, before.most + most

@@ -17,7 +17,7 @@ WIDE = rd.Threat("linf", 0.3)
 SMALL = rd.Threat("linf", 8 / 255)
 GATES = ["ilfo", "gradauto", "gradmdm"]
 EXITS = [name for name in zoo.KINDS if name in zoo.EXITS]
-NO_EXITS = [name for name in zoo.KINDS if name not in zoo.EXITS]
+NO_EXITS = [name for name in zoo.KINDS if not zoo.ends_early(name)]
 FEW = {"deepsloth": 8, "lgm": 3, "sponge": 3}
 
 

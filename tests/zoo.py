@@ -33,6 +33,14 @@ def samples(name: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def ends_early(name: str) -> bool:
+    """Whether samples of the model can end at different places: exits, or the leaves of a tree."""
+    with rd.trace() as trace:
+        model(name)(samples(name, 2)[0])
+    return bool(trace.exits)
+
+
+@torch.no_grad()
 def _cheapest_of_each_kind() -> list[str]:
     """The dynamic models that cost least: one per kind of decision, one that takes sequences."""
     cheapest: dict[str, tuple[float, str]] = {}
