@@ -105,11 +105,12 @@ def log_reach(logits: Tensor, y: Tensor, trace: Trace) -> Tensor:
     """Return sum over stacks of MACs * sum of log chance of each gate above them, (B,).
 
     Behind several closed gates a product of chances vanishes, and its gradient; the sum of their
-    logarithms does not. A mean over the positions, channels or tokens of a gate.
+    logarithms does not. A mean over the positions, channels or tokens of a gate. Stacks that are
+    closed at the maximum, as a tree's cheaper path, are left out.
     """
     total = torch.zeros_like(logits[:, 0])
     for macs, shares in trace.terms():
-        for share in shares:
+        for share in shares if all(s.maximum for s in shares) else ():
             chance = _mean(F.logsigmoid(margin_of(share)))
             total = total + macs / trace.max_macs() * chance
     return total
