@@ -23,9 +23,11 @@ def _kernel_build():
 class BuildWithKernels(build_py):
     """Compiles the library beside its sources; an editable install leaves that to the first use."""
 
+    library = None
+
     def run(self):
         super().run()
-        build, self.library = _kernel_build(), None
+        build = _kernel_build()
         compiler = build.find_compiler()
         if self.editable_mode or compiler is None or sys.platform != "linux":
             return
@@ -37,7 +39,7 @@ class BuildWithKernels(build_py):
             self.warn(f"the C++ kernels were not built: {error}")
 
     def get_outputs(self, include_bytecode=True):
-        library = [self.library] if getattr(self, "library", None) else []
+        library = [self.library] if self.library else []
         return [*super().get_outputs(include_bytecode), *library]
 
 
