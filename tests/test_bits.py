@@ -100,7 +100,7 @@ def test_the_cost_of_the_smallest_network_by_hand():
 
 
 def test_metrics_in_both_currencies():
-    model = DynamicBits(10, 1, [0.286], [0.353]).eval()
+    model = rd.create_model("dynamic_bits", pretrained=False)
     data = rd.load_dataset("fashion_mnist", "test").subset(range(4))
     rows = rd.evaluate(model, data, attack="noise", threat=rd.Threat("linf", 0.1))
     full = rows.assign(adv_bit_operations=rows["max_bit_operations"])

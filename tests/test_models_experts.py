@@ -12,7 +12,7 @@ from robustdyn.models.instance.moe import MixtureNet
 from robustdyn.models.instance.moe_top_p import balanced_budget
 from robustdyn.models.instance.moe_topk import balanced_experts
 from robustdyn.models.instance.neural_tree import NeuralTree, mixture_of_leaves
-from robustdyn.models.instance.routing_supernet import RoutingSupernet
+from robustdyn.models.instance.routing_supernet import RoutingSupernet, routing_budget
 from robustdyn.primitives import route_top_k, route_top_p
 
 IMAGE = {"num_classes": 3, "in_channels": 1, "mean": (0.5,), "std": (0.5,)}
@@ -185,6 +185,7 @@ LOSSES = {
     "moe_top_p": balanced_budget(balance=1.0, target=0.5, weight=1.0, spread=0.1),
     "hydranet": subtask_supervision(subtasks=SUBTASKS, weight=1.0),
     "neural_tree": mixture_of_leaves(target=0.5, weight=1.0, spread=0.1, decay=0.01),
+    "routing_supernet": routing_budget(target=0.5, weight=1.0, floor=0.1, spread=0.1),
 }
 
 

@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustdyn.decision import Decision
+from robustdyn.losses import gate_rates
 from robustdyn.models.layers import Stem, pooled, residual_plan
 from robustdyn.primitives import conv_in_bits
+from robustdyn.recipe import Recipe
+from robustdyn.registry import register_model
 from robustdyn.trace import decide
 
 WEIGHT_BITS = 4
@@ -133,3 +136,20 @@ class DynamicBits(nn.Module):
 
 def _gates(name: str, margins: Tensor) -> list[Decision]:
     return [decide(f"{name}.{n}bit", margins[:, j], kind="bits") for j, n in enumerate((4, 8))]
+
+
+@register_model(
+    family="instance.depth.bit_width",
+    paper="Liu et al., Instance-Aware Dynamic Neural Network Quantization, CVPR 2022",
+    task="image",
+    recipe=Recipe(
+        epochs=5,
+        loss=gate_rates(target=0.45, weight=5.0, spread=1.0),
+        estimator="gumbel",
+        full_share=0.2,
+        precision="float32",
+    ),
+)
+def dynamic_bits(num_classes: int, in_channels: int, mean: Sequence[float], std: Sequence[float]):
+    """A residual network that reads 2, 4 or 8 bits of every layer's input, as the sample needs."""
+    return DynamicBits(num_classes, in_channels, mean, std)

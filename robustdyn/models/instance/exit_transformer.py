@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustdyn.exit_calibration import fit_exit_shares, fit_patience
+from robustdyn.exit_losses import exit_cross_entropies
 from robustdyn.models.layers import Stem, conv_bn
 from robustdyn.primitives import confidence, early_exits, patience
+from robustdyn.recipe import Recipe
+from robustdyn.registry import register_model
 
 LAYERS = 6
 
@@ -123,3 +127,47 @@ class PatienceTransformer(ExitTransformer):
     def forward(self, x: Tensor) -> Tensor:
         times = int(self.times)
         return early_exits(x, self.segments, self.classifiers, patience(times), first=times)
+
+
+@register_model(
+    family="instance.depth.early_exit",
+    paper="Bakhtiarnia et al., Multi-Exit Vision Transformer, 2021, arXiv:2106.15183",
+    task="image",
+    recipe=Recipe(
+        epochs=8,
+        loss=exit_cross_entropies(weights=(1.0,) * LAYERS),
+        calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        augment="none",
+        precision="float32",
+    ),
+)
+def exit_transformer(
+    num_classes: int, input_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+):
+    """A transformer over patches with an exit after every layer; exits when confident."""
+    return ConfidenceTransformer(num_classes, input_shape, mean, std)
+
+
+@register_model(
+    family="instance.depth.early_exit",
+    paper="Zhou et al., BERT Loses Patience (PABEE), 2020, arXiv:2006.04152",
+    task="image",
+    recipe=Recipe(
+        epochs=8,
+        loss=exit_cross_entropies(weights=tuple((k + 1) / LAYERS for k in range(LAYERS))),
+        calibrate=fit_patience(max_drop=0.004),
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        augment="none",
+        precision="float32",
+    ),
+)
+def patience_transformer(
+    num_classes: int, input_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+):
+    """A transformer over patches with an exit after every layer; exits when exits agree."""
+    return PatienceTransformer(num_classes, input_shape, mean, std)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from robustdyn.losses import described
 from robustdyn.models.layers import Stem, conv_bn, pooled
 from robustdyn.primitives import any_open, run_or_bypass, run_paths
-from robustdyn.recipe import Loss
+from robustdyn.recipe import Loss, Recipe
+from robustdyn.registry import register_model
 from robustdyn.trace import Trace, decide
 
 OPENING_BIAS = 1.5
@@ -142,3 +143,26 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
         return task + weight * penalty - warm * spread * chance.var(0).mean()
 
     return loss
+
+
+@register_model(
+    family="instance.routing.supernet",
+    paper="Li et al., Learning Dynamic Routing for Semantic Segmentation, 2020, arXiv:2003.10401",
+    task="image",
+    recipe=Recipe(
+        epochs=5,
+        loss=routing_budget(target=0.45, weight=5.0, floor=0.2, spread=1.0),
+        full_share=0.2,
+        augment="none",
+        precision="float32",
+    ),
+)
+def routing_supernet(
+    num_classes: int,
+    in_channels: int,
+    input_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+):
+    """A grid of cells at three scales, in which every cell opens or closes its paths."""
+    return RoutingSupernet(num_classes, in_channels, input_shape, mean, std)
