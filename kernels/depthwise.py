@@ -5,16 +5,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdyn.kernels.conv_operator import conv_backward, conv_operator, conv_setup
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.filling import check_fill, finish
-from robustdyn.kernels.masked_conv import (
-    check_mask,
-    conv_backward,
-    conv_fake,
-    conv_macs,
-    conv_setup,
-)
-from robustdyn.kernels.operators import operator
+from robustdyn.kernels.masked_conv import check_mask
 
 
 @kernel
@@ -53,43 +47,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return conv_backward(ctx, grad)[:-1]  # without the groups
 
 
-_ARGUMENTS = "Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, Tensor? residual=None"
-_OPTIONS = 'bool relu=False, str fill="zero", int stride=1, int padding=0, int dilation=1'
-
-
-def _positional(
-    x, weight, mask, bias=None, residual=None, relu=False, fill="zero", *shape, **named
-):
-    named |= dict(zip(("stride", "padding", "dilation"), shape, strict=False))
-    arguments = (x, weight, mask, bias, residual)
-    return masked_depthwise_conv2d.run(*arguments, relu=relu, fill=fill, **named)
-
-
-def _in_place(*args: Any, out: Tensor, **options: Any) -> None:
-    masked_depthwise_conv2d.run(*args, out=out, **options)
-
-
-_new = operator(
-    f"masked_depthwise_conv2d({_ARGUMENTS}, {_OPTIONS}) -> Tensor",
-    _positional,
-    fake=conv_fake,
-    macs=conv_macs,
+masked_depthwise_conv2d.operator = conv_operator(
+    "masked_depthwise_conv2d",
+    masked_depthwise_conv2d.run,
+    ("stride", "padding", "dilation"),
     setup=_setup,
     backward=_backward,
 )
-_to_out = operator(
-    f"masked_depthwise_conv2d_out({_ARGUMENTS}, *, Tensor(a!) out, {_OPTIONS}) -> ()",
-    _in_place,
-    fake=lambda *_, **__: None,
-    macs=conv_macs,
-)
-
-
-def _call(*args: Any, out: Tensor | None = None, **options: Any) -> Tensor:
-    if out is None:
-        return _new(*args, **options)
-    _to_out(*args, out=out, **options)
-    return out
-
-
-masked_depthwise_conv2d.operator = _call

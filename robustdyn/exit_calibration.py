@@ -15,6 +15,7 @@ from robustdyn.recipe import Calibrate
 from robustdyn.trace import trace
 
 RATIOS = [k / 20 for k in range(1, 40)]  # .05 to 1.95, as MSDNet's
+LEAST_SHARE = 0.01  # of the calibration samples, that every exit must have
 MOST_SURE = 12.0  # log-odds of a threshold: a probability that float32 tells from 1
 
 
@@ -50,7 +51,8 @@ def fit_exit_shares(*, measure: str, max_drop: float) -> Calibrate:
 
     MSDNet's scheme (Huang et al. 2018, arXiv:1703.09844): the share of samples that stop at exit k
     is proportional to q^k; threshold k is the quantile of how sure exit k is of the samples still
-    inside. q is one of .05, .10 ... 1.95.
+    inside. q is one of .05, .10 ... 1.95 at which every exit has at least 1 % of the samples: an
+    exit where nobody goes on, or all do, would be no decision.
 
     Args:
         measure: "confidence" for thresholds on the largest probability, "entropy" for thresholds
@@ -67,7 +69,8 @@ def fit_exit_shares(*, measure: str, max_drop: float) -> Calibrate:
         for ratio in RATIOS:
             limits, stop = _limits(sure, ratio)
             cost = seen.macs[stop].mean().item()
-            if _accuracy(seen, stop) >= enough and cost < best[0]:
+            used = stop.bincount(minlength=len(sure)).min() >= LEAST_SHARE * len(stop)
+            if used and _accuracy(seen, stop) >= enough and cost < best[0]:
                 best = cost, limits
         limits = best[1]
         fitted = limits.sigmoid() if measure == "confidence" else (-limits).exp()

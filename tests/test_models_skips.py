@@ -12,6 +12,7 @@ import robustdyn as rd
 from robustdyn.models.instance.act_resnet import ActResNet, ponder_cost
 from robustdyn.models.instance.blockdrop import BlockDrop, policy_reward
 from robustdyn.models.instance.convnet_aig import ConvNetAIG
+from robustdyn.primitives.halting import ENOUGH
 from robustdyn.trace import Trace
 
 SHAPE = {"num_classes": 3, "in_channels": 1, "mean": [0.3], "std": [0.3]}
@@ -91,9 +92,22 @@ def test_ponder_cost_adds_the_stages():
     with rd.trace() as trace:
         logits = model(x)
     y = torch.zeros(2, dtype=torch.long)
-    loss = ponder_cost(weight=0.1)(logits, y, trace, 0.5)
+    loss = ponder_cost(weight=0.1, spread=1.0)(logits, y, trace, 0.5)
     cost = (2 + 0.5) + (2 + 0.8)
     torch.testing.assert_close(loss, F.cross_entropy(logits, y) + 0.1 * cost)
+
+
+def test_unequal_halting_scores_are_rewarded():
+    scores = torch.tensor([0.4, 0.9]) * ENOUGH
+    trace = Trace()
+    for name, spent in (("a.unit1", scores), ("b.unit1", scores), ("b.unit2", 2 * scores)):
+        trace.decisions[name] = rd.decision.Decision(
+            name, "step", log(ENOUGH) - spent.log(), (spent < ENOUGH).float()
+        )
+    logits, y = torch.zeros(2, 3), torch.tensor([0, 1])
+    plain, varied = (ponder_cost(weight=0.1, spread=s)(logits, y, trace, 0.5) for s in (0.0, 1.0))
+    variance = 2 * 0.25**2 + 0.1**2  # the last scores are .8 and, at most, 1 of what is enough
+    torch.testing.assert_close(plain - varied, torch.tensor(variance))
 
 
 def test_blockdrop_decides_before_any_block():
@@ -201,4 +215,6 @@ def test_entropy_and_variety_of_the_policy_are_rewarded():
         plain = value(margins)
         assert plain - value(margins, entropy=1.0) == pytest.approx((doubt + own_doubt) / 2)
         variance = ((own_share - p) / 2) ** 2
+        own = [1 / (1 + exp(-m)) for m in margins]
+        variance += sum(((chance - p) / 2) ** 2 for chance in own) / 2
         assert plain - value(margins, spread=1.0) == pytest.approx(variance, abs=1e-6)

@@ -93,8 +93,9 @@ def subtask_supervision(*, subtasks: Sequence[int], weight: float) -> Loss:
 def fit_branch_threshold(*, max_drop: float) -> Calibrate:
     """Return a calibration that sets `model.threshold`, the probability above which branches run.
 
-    The largest of 0.24, 0.16, 0.08, 0.04, all below one in four, at which the accuracy is at most
-    `max_drop` below that at 0.02, where most branches that could matter run.
+    The largest of 0.16, 0.08, 0.04 at which the accuracy is at most `max_drop` below that at 0.02,
+    where most branches that could matter run. All four branches run where their probabilities all
+    are above the threshold; at one in four, that would need a gate without any preference.
     """
 
     def calibrate(model: nn.Module, inputs: list[Tensor], labels: list[Tensor]) -> None:
@@ -104,7 +105,7 @@ def fit_branch_threshold(*, max_drop: float) -> Calibrate:
             return torch.cat(right).double().mean().item()
 
         enough = accuracy(0.02) - max_drop
-        chosen = next((t for t in (0.24, 0.16, 0.08, 0.04) if accuracy(t) >= enough), 0.02)
+        chosen = next((t for t in (0.16, 0.08, 0.04) if accuracy(t) >= enough), 0.02)
         model.threshold.fill_(chosen)  # type: ignore[operator]
 
     return calibrate
