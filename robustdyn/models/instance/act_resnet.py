@@ -103,7 +103,7 @@ def ponder_cost(*, weight: float, spread: float) -> Loss:
     task="image",
     recipe=Recipe(
         epochs=5,
-        loss=ponder_cost(weight=0.03, spread=0.3),
+        loss=ponder_cost(weight=0.03, spread=0.1),
         augment="none",
         precision="float32",
     ),

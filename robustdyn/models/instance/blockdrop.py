@@ -137,7 +137,7 @@ def _reward(right: Tensor, kept: Tensor, penalty: float) -> Tensor:
     task="image",
     recipe=Recipe(
         epochs=6,
-        loss=policy_reward(penalty=4.0, entropy=0.15, spread=1.25),
+        loss=policy_reward(penalty=4.0, entropy=0.15, spread=2.0),
         optimizer="adamw",
         lr=3e-3,
         weight_decay=1e-2,

@@ -155,6 +155,7 @@ def routing_budget(*, target: float, weight: float, floor: float, spread: float)
     recipe=Recipe(
         epochs=5,
         loss=routing_budget(target=0.45, weight=5.0, floor=0.2, spread=1.0),
+        estimator="gumbel",
         full_share=0.2,
         augment="none",
         precision="float32",
