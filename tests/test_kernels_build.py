@@ -168,24 +168,34 @@ def test_the_sources_are_packaged():
     assert build.SOURCES.joinpath("library.cpp").is_file()
 
 
-def test_the_package_builds_with_and_without_a_compiler(tmp_path):
+def _built(hook, out, compiler):
+    """Build a copy of the checkout in `out` by a hook of setuptools; return the wheel."""
     pytest.importorskip("setuptools")
     if not (ROOT / "setup.py").exists():
         pytest.skip("not a checkout")
+    code = (
+        "import os, shutil, sys\n"
+        "ignore = shutil.ignore_patterns('.*', '*.safetensors', '*.npz', 'build', 'dist')\n"
+        f"shutil.copytree({str(ROOT)!r}, {str(out)!r}, ignore=ignore)\n"
+        f"os.chdir({str(out)!r})\n"
+        "from setuptools import build_meta\n"
+        f"print(build_meta.{hook}('dist'))"
+    )
+    return out / "dist" / _python(code, CXX=compiler).split("\n")[-1]
+
+
+def test_the_package_builds_with_and_without_a_compiler(tmp_path):
     compiler = _fast_compiler(tmp_path) if build.find_compiler() else "none"
     for name, chosen in {"with": compiler, "without": "none"}.items():
-        out = tmp_path / name
-        code = (
-            "import os, shutil, sys\n"
-            "ignore = shutil.ignore_patterns('.*', '*.safetensors', '*.npz', 'build', 'dist')\n"
-            f"shutil.copytree({str(ROOT)!r}, {str(out)!r}, ignore=ignore)\n"
-            f"os.chdir({str(out)!r})\n"
-            "from setuptools import build_meta\n"
-            "print(build_meta.build_wheel('dist'))"
-        )
-        wheel = _python(code, CXX=chosen).split("\n")[-1]
-        names = zipfile.ZipFile(out / "dist" / wheel).namelist()
+        wheel = _built("build_wheel", tmp_path / name, chosen)
+        names = zipfile.ZipFile(wheel).namelist()
         assert "robustdyn/kernels/cpp/library.cpp" in names
         built = chosen != "none"
         assert (f"robustdyn/kernels/cpp/{build.NAME}" in names) == built
-        assert wheel.endswith("py3-none-any.whl") != built
+        assert wheel.name.endswith("py3-none-any.whl") != built
+
+
+def test_an_editable_install_has_no_library_of_its_own(tmp_path):
+    wheel = _built("build_editable", tmp_path / "editable", "none")
+    assert wheel.name.endswith("py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(build.NAME)]

@@ -14,6 +14,8 @@ from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 
 LAYERS = 6
+# Of the exits' losses, squares of the paper's: or else the first two agree on 97 % of the images.
+PATIENCE_WEIGHTS = tuple(((k + 1) / LAYERS) ** 2 for k in range(LAYERS))
 
 
 class PatchTokens(nn.Module):
@@ -157,7 +159,7 @@ def exit_transformer(
     task="image",
     recipe=Recipe(
         epochs=8,
-        loss=exit_cross_entropies(weights=tuple((k + 1) / LAYERS for k in range(LAYERS))),
+        loss=exit_cross_entropies(weights=PATIENCE_WEIGHTS),
         calibrate=fit_patience(max_drop=0.004),
         optimizer="adamw",
         lr=2e-3,
