@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import robustdyn as rd
 from robustdyn.models.instance.act_resnet import ActResNet, ponder_cost
-from robustdyn.models.instance.blockdrop import BlockDrop, policy_reward
+from robustdyn.models.instance.blockdrop import LEAST_DEVIATION, BlockDrop, policy_reward
 from robustdyn.models.instance.convnet_aig import ConvNetAIG
 from robustdyn.primitives.halting import ENOUGH
 from robustdyn.trace import Trace
@@ -200,7 +200,7 @@ def test_an_answer_is_right_to_the_degree_that_it_has_the_labels_probability():
     torch.testing.assert_close(gradient, -advantage * (1 - likely) / 2)
 
 
-def test_entropy_and_variety_of_the_policy_are_rewarded():
+def test_entropy_is_rewarded_and_too_little_variety_is_not():
     logits, y = torch.zeros(2, 3), torch.tensor([0, 0])
 
     def value(margins, **bonus):
@@ -208,11 +208,11 @@ def test_entropy_and_variety_of_the_policy_are_rewarded():
         passed = _policy_trace(torch.tensor(margins), (True, False))
         return policy_reward(penalty=0.0, **bonus)(logits, y, passed, 1.0).item()
 
-    p = 1 / (1 + exp(1.0))  # the second sample's chances
-    doubt = -p * log(p) - (1 - p) * log(1 - p)
-    for margins, own_doubt in (((-1.0, -1.0), doubt), ((1.0, -1.0), doubt), ((0.0, 0.0), log(2))):
+    other = 1 / (1 + exp(1.0))  # both chances of the second sample
+    for margins in ((-1.0, -1.0), (3.0, -1.0), (0.0, 0.0)):  # of the first
         plain = value(margins)
-        assert plain - value(margins, entropy=1.0) == pytest.approx((doubt + own_doubt) / 2)
         own = [1 / (1 + exp(-m)) for m in margins]
-        deviation = sum(abs(chance - p) / 2 for chance in own) / 2
-        assert plain - value(margins, spread=1.0) == pytest.approx(deviation, abs=2e-4)
+        doubts = [-p * log(p) - (1 - p) * log(1 - p) for p in (*own, other, other)]
+        assert plain - value(margins, entropy=1.0) == pytest.approx(sum(doubts) / 4)
+        lack = sum(max(LEAST_DEVIATION - abs(p - other) / 2, 0) for p in own) / 2
+        assert value(margins, spread=1.0) - plain == pytest.approx(lack, abs=2e-4)

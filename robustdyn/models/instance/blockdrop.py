@@ -16,6 +16,8 @@ from robustdyn.recipe import Loss, Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import Trace, decide
 
+LEAST_DEVIATION = 0.25  # of a chance to run; one half is the most
+
 
 class Policy(nn.Module):
     """Margins (B, blocks), from the image at half its size: one residual block per stage."""
@@ -87,7 +89,7 @@ class BlockDrop(nn.Module):
 
 @described
 def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
-    """Return CE - advantage * log-probability of the actions - bonuses, means over the batch.
+    """Return CE - advantage * log-probability of the actions, and two terms, means over the batch.
 
     The reward is 1 - (share of blocks run)^2 for a right answer and -penalty for a wrong one. The
     advantage is the reward less that of the thresholded policy (self-critical REINFORCE). The
@@ -97,8 +99,9 @@ def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
     the label's probability, which is less noisy; what the thresholded policy answers is not known
     without a second pass, so that its reward counts the batch's mean degree of the same class;
     only the entropy bonus (mean over blocks) keeps actions random, not bounds on the chances; and
-    `spread` times the standard deviation over the batch of the chance of a block, in the mean over
-    the blocks, is a bonus: without it a block can run for every input or for none.
+    `spread` times what the standard deviation over the batch of a block's chance lacks to
+    LEAST_DEVIATION, in the mean over the blocks, is a cost: without it a block can run for every
+    input or for none. A bonus on the deviation itself ends in two fixed paths.
     """
 
     def loss(logits: Tensor, y: Tensor, trace: Trace, progress: float) -> Tensor:
@@ -119,8 +122,9 @@ def policy_reward(*, penalty: float, entropy: float, spread: float) -> Loss:
         chance = torch.sigmoid(margin)
         surprise = F.binary_cross_entropy_with_logits(margin, actions, reduction="none").sum(1)
         doubt = F.binary_cross_entropy_with_logits(margin, chance)
-        variety = (chance.var(0, correction=0) + 1e-8).sqrt().mean()
-        return answer + (advantage * surprise).mean() - entropy * doubt - spread * variety
+        deviation = (chance.var(0, correction=0) + 1e-8).sqrt()
+        lack = F.relu(LEAST_DEVIATION - deviation).mean()
+        return answer + (advantage * surprise).mean() - entropy * doubt + spread * lack
 
     return loss
 
@@ -136,7 +140,7 @@ def _reward(right: Tensor, kept: Tensor, penalty: float) -> Tensor:
     task="image",
     recipe=Recipe(
         epochs=6,
-        loss=policy_reward(penalty=4.0, entropy=0.15, spread=1.0),
+        loss=policy_reward(penalty=4.0, entropy=0.15, spread=2.0),
         optimizer="adamw",
         lr=3e-3,
         weight_decay=1e-2,

@@ -14,6 +14,7 @@ from robustdyn.registry import register_model
 from robustdyn.trace import Trace, decide
 
 OPENING_BIAS = 1.5
+STEEPNESS = 4.0
 
 
 class PathGate(nn.Module):
@@ -124,25 +125,25 @@ class RoutingSupernet(nn.Module):
 
 @described
 def routing_budget(*, target: float, weight: float, floor: float, spread: float) -> Loss:
-    """Return CE + weight * ((expected compute / full - target)^2 + bounds) - spread * deviation.
+    """Return CE + weight * ((expected compute / full - target)^2 + bounds) - spread * variance.
 
     The paper's budget on the expected compute, a mean over the batch; the target falls from 1
     over the first third of training (its weight is warmed up in the paper). Two terms keep paths
-    dependent on the input: the squares by which their rates, the mean chances to be open, leave
-    [floor, 1 - floor], summed over the paths, and the standard deviation of the chances over the
-    batch, in the mean over the paths.
+    dependent on the input: the squares by which their rates leave [floor, 1 - floor], summed over
+    the paths, and the mean variance of the chances over the batch. A rate is the mean over the
+    batch of a sigmoid steep enough to count open paths, yet not so steep that it has no gradient.
     """
 
     def loss(logits: Tensor, y: Tensor, trace: Trace, progress: float) -> Tensor:
         warm = min(1.0, progress / 0.33)
         used = (trace.expected_macs() / trace.max_macs()).mean()
-        chance = torch.cat([torch.sigmoid(d.margin) for d in trace.decisions.values()], 1)
-        rate = chance.mean(0)  # (paths,)
+        margin = torch.cat([d.margin for d in trace.decisions.values()], 1)
+        chance = torch.sigmoid(margin)
+        rate = torch.sigmoid(STEEPNESS * margin).mean(0)  # (paths,)
         outside = (F.relu(floor - rate) + F.relu(rate - (1 - floor))).square().sum()
         penalty = (used - (1 + warm * (target - 1))).square() + warm * outside
-        deviation = (chance.var(0) + 1e-8).sqrt().mean()
         task = F.cross_entropy(logits, y)
-        return task + weight * penalty - warm * spread * deviation
+        return task + weight * penalty - warm * spread * chance.var(0).mean()
 
     return loss
 
