@@ -121,6 +121,27 @@ def test_a_randomised_gate_is_named(checked):
     assert "randomised=True" in finding.remedy
 
 
+@pytest.mark.parametrize("level", ["note", "warning"])
+def test_gates_that_no_real_sample_changes_are_named(checked, level):
+    class Corner(nn.Module):
+        """Skips a layer by the brightness, and one by a corner that only noise lights up."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer = nn.Linear(784, 10), nn.Linear(10, 10)
+
+        def forward(self, x):
+            y, x = self.first(x.flatten(1)), x.flatten(1)
+            if level == "note":  # else there is no gate that changes
+                gate = rd.decide("bright", x.mean(1) - 0.29, kind="skip")
+                y = run_or_bypass(gate, self.layer, y, y)
+            gate = rd.decide("corner", x[:, 0] - 0.5, kind="skip")
+            return run_or_bypass(gate, self.layer, y, y)
+
+    finding = only(checked(Corner), "decisions", level)
+    assert "constant over 256 real samples: 'corner' always off" in finding.what
+
+
 def test_a_batch_of_one_that_fails_is_told(checked):
     build = lambda: rd.adapt(foreign.MaskTuple(), read=lambda seen: seen.output[0])  # noqa: E731
     finding = only(checked(build, static_compute=True), "batch", "error")

@@ -38,12 +38,14 @@ class Subject:
         spec: the model's.
         model: built as `create_model` builds it.
         x: (B, ...) inputs in [0, 1], all of one shape: real samples, noisy ones, noise.
+        real: (N, ...) real samples of that shape, enough to see what its gates do with them.
         num_classes: of the dataset.
     """
 
     spec: ModelSpec
     model: nn.Module
     x: Tensor
+    real: Tensor
     num_classes: int
 
 

@@ -10,6 +10,7 @@ from robustdyn.decision import Decision
 from robustdyn.trace import trace
 
 GRADIENT_SAMPLES = 8
+CHUNK = 64  # samples at once, where many are looked at
 SATURATED = 16.6  # from here on 1 - sigmoid(margin) is below the resolution of float32
 
 
@@ -34,7 +35,7 @@ def decisions(subject: Subject) -> list[Finding]:
     found += _malformed(gates, len(subject.x))
     if len(found) == 1:
         found += _disagreeing(gates, random=subject.spec.randomised)
-        found += [*_probabilities(gates), *_constant(gates)]
+        found += [*_probabilities(gates), *_constant(subject)]
     return found
 
 
@@ -110,22 +111,26 @@ def _probabilities(gates: list[Decision]) -> list[Finding]:
     ]
 
 
-def _constant(gates: list[Decision]) -> list[Finding]:
-    on = [g.name for g in gates if g.kept.all()]
-    off = [g.name for g in gates if not g.kept.any()]
+def _constant(subject: Subject) -> list[Finding]:
+    seen: dict[str, set[bool]] = {}
+    for part in subject.real.split(CHUNK):
+        for gate in traced(subject, part)[1].decisions.values():
+            seen.setdefault(gate.name, set()).update(gate.kept.unique().tolist())
+    on = [name for name, values in seen.items() if values == {True}]
+    off = [name for name, values in seen.items() if values == {False}]
     if not on and not off:
         return []
     parts = [f"{named(n)} always {w}" for n, w in ((on, "on"), (off, "off")) if n]
-    whole = len(on) + len(off) == len(gates)
+    whole = len(on) + len(off) == len(seen)
     return [
         Finding(
             "decisions",
             "warning" if whole else "note",
-            f"{'All gates are' if whole else 'Gates are'} constant over real, noisy and random "
-            f"inputs: {'; '.join(parts)}.",
+            f"{'All gates are' if whole else 'Gates are'} constant over {len(subject.real)} real "
+            f"samples: {'; '.join(parts)}.",
             "A gate that collapsed in training is no dynamic compute; robustness against slowdown "
             "then means nothing.",
-            "Look at its rate on more samples; fit its threshold, or train with a target rate.",
+            "Fit its threshold on the calibration split, or train with a target rate.",
         )
     ]
 

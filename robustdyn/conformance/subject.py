@@ -7,14 +7,15 @@ from robustdyn.data import load_dataset
 from robustdyn.errors import UserError
 from robustdyn.registry import create_model, get_model_spec
 
-REAL_SAMPLES = 16
+REAL_SAMPLES = 256
+CHECKED_SAMPLES = 16
 
 
 def make_subject(name: str, dataset: str | None = None) -> Subject:
     """Return the subject of a model's check.
 
-    A third of the inputs are samples of the calibration split, a third are those half drowned in
-    noise, and a third are noise.
+    The real samples are of the calibration split. A third of the inputs are some of them, a third
+    are those half drowned in noise, and a third are noise.
 
     Raises:
         UserError: if the model or the dataset is unknown, or the model cannot be built.
@@ -31,8 +32,8 @@ def make_subject(name: str, dataset: str | None = None) -> Subject:
             "Build it inside `with robustdyn.without_cuda():`." if cuda else "Mend its function.",
         ) from error
     data = load_dataset(str(model.dataset), "calibration")
-    largest = max(data.batches(256), key=len)
-    real = data.stack(largest[:REAL_SAMPLES])
-    noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
-    x = torch.cat([real, 0.5 * real + 0.5 * noise, noise])
-    return Subject(spec, model, x, data.info.num_classes)
+    real = data.stack(max(data.batches(REAL_SAMPLES), key=len))
+    few = real[:CHECKED_SAMPLES]
+    noise = torch.rand(few.shape, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([few, 0.5 * few + 0.5 * noise, noise])
+    return Subject(spec, model, x, real, data.info.num_classes)
