@@ -144,7 +144,7 @@ def _gates(name: str, margins: Tensor) -> list[Decision]:
     task="image",
     recipe=Recipe(
         epochs=5,
-        loss=gate_rates(target=0.45, weight=5.0, spread=1.0),
+        loss=gate_rates(target=0.45, weight=5.0, spread=0.3),
         estimator="gumbel",
         full_share=0.2,
         precision="float32",
