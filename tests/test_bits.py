@@ -74,16 +74,30 @@ def test_expected_bit_operations_are_differentiable_and_can_be_attacked():
     assert (trace.bit_operations() == trace.max_bit_operations()).all()
 
 
-def test_planes_add_up_to_the_input_at_8_bits():
+def test_planes_are_whole_numbers_that_add_up_to_the_input_at_8_bits():
     layer = BitLayer(1, 1)
     x = torch.linspace(-1, 5, 500).reshape(1, 1, 20, 25)
     planes = layer.planes(x)
-    exact = x.clamp(0, layer.height.item())
-    step = layer.height.item() / 255
-    assert (sum(planes) - exact).abs().max() <= step / 2 + 1e-5
+    exact = 255 * x.clamp(0, layer.height.item()) / layer.height
+    assert (sum(planes) - exact).abs().max() <= 0.5 + 1e-3
     assert len(planes[0].unique()) == 2 ** PLANE_BITS[0]
     for plane, bits in zip(planes[1:], PLANE_BITS[1:], strict=True):
-        assert len((plane / step).round().unique()) <= 2**bits
+        assert len(plane.unique()) <= 2**bits
+    assert all(torch.equal(plane, plane.round()) for plane in planes)
+
+
+@torch.no_grad()
+def test_sums_are_exact_so_that_what_is_rounded_next_is_the_same_in_sparse_execution():
+    torch.manual_seed(0)
+    layer = BitLayer(64, 8).eval()
+    x = 4 * torch.rand(6, 64, 7, 7)
+    margins = torch.tensor([[1.0, 1, 1, 1, -1, -1], [1, 1, 1, -1, 1, -1]])
+    found = []
+    for mode in ("dense", "sparse"):
+        with rd.execution(mode), rd.trace():
+            gates = [rd.decide(f"gate{k}", m, kind="bits") for k, m in enumerate(margins)]
+            found.append(layer(x, gates))
+    assert torch.equal(*found)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from robustdyn.registry import register_model
 from robustdyn.trace import decide
 
 WEIGHT_BITS = 4
+WEIGHT_LEVELS = 2**WEIGHT_BITS - 1
 LEVELS = (3, 15, 255)  # of 2, 4 and 8 bits: each grid holds the coarser ones
 PLANE_BITS = (2, 3, 5)  # of the coarse value and of the two signed remainders
 
@@ -25,21 +26,24 @@ def rounded(x: Tensor) -> Tensor:
 
 
 class BitConv(nn.Conv2d):
-    """A 3x3 convolution without bias whose weights have WEIGHT_BITS (DoReFa).
+    """A 3x3 convolution without bias of whole numbers by weights of WEIGHT_BITS (DoReFa).
 
-    Zhou et al. 2016, arXiv:1606.06160: tanh, scaled into [-1, 1], rounded to 2^bits levels.
+    Zhou et al. 2016, arXiv:1606.06160: tanh, scaled into [-1, 1], rounded to 2^bits levels. Here
+    the weights are the odd whole numbers up to WEIGHT_LEVELS, in units of `unit()`, so that sums
+    in float32 are exact and do not depend on their order: what is rounded next cannot differ.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__(inputs, outputs, 3, stride, 1, bias=False)
 
+    def unit(self) -> Tensor:
+        return self.weight.detach().abs().mean() / WEIGHT_LEVELS
+
     def forward(self, x: Tensor) -> Tensor:
         squashed = torch.tanh(self.weight)
-        levels = 2**WEIGHT_BITS - 1
-        unit = squashed / (2 * squashed.detach().abs().amax()) + 0.5
-        weight = 2 * rounded(unit * levels) / levels - 1
-        scale = self.weight.detach().abs().mean()
-        return F.conv2d(x, weight * scale, None, self.stride, self.padding)
+        share = squashed / (2 * squashed.detach().abs().amax()) + 0.5
+        weight = 2 * rounded(share * WEIGHT_LEVELS) - WEIGHT_LEVELS
+        return F.conv2d(x, weight, None, self.stride, self.padding)
 
 
 class BitLayer(nn.Module):
@@ -55,16 +59,18 @@ class BitLayer(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def planes(self, x: Tensor) -> list[Tensor]:
-        """Return the planes of x, (B, C, H, W) each; their sum is x at 8 bits."""
-        unit = torch.clamp(x, min=0)
-        unit = torch.minimum(unit, self.height) / self.height
-        coarse, *finer = (self.height * rounded(unit * levels) / levels for levels in LEVELS)
+        """Return the planes of x, (B, C, H, W) each, in whole 255ths of the height.
+
+        Their sum is x at 8 bits.
+        """
+        share = torch.minimum(torch.clamp(x, min=0), self.height) / self.height
+        coarse, *finer = (rounded(share * n) * (LEVELS[-1] // n) for n in LEVELS)
         return [coarse, finer[0] - coarse, finer[1] - finer[0]]
 
     def forward(self, x: Tensor, gates: Sequence[Decision]) -> Tensor:
         planes = self.planes(x)
         y = conv_in_bits(gates, self.conv, planes, weight_bits=WEIGHT_BITS, plane_bits=PLANE_BITS)
-        return self.norm(y)
+        return self.norm(y * (self.height / LEVELS[-1] * self.conv.unit()))
 
 
 class BitBlock(nn.Module):
