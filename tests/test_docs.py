@@ -13,6 +13,7 @@ from robustdyn.cli import COMMANDS
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REGISTER = (DOCS / "register.md").read_text()
 ATTACKS = (DOCS / "attacks.md").read_text()
+MODEL_FIGURES = (DOCS / "models.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,10 @@ def test_every_attack_and_objective_is_named():
     words = set(re.findall(r"[a-z_]+", ATTACKS))
     assert {attack.name for attack in rd.attacks.list_attacks()} <= words
     assert set(rd.attacks.OBJECTIVES) <= words
+
+
+def test_the_ways_through_a_models_gates_are_what_docs_say(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", MODEL_FIGURES, re.DOTALL)
+    exec(compile(block, "models.md", "exec"), {"__name__": "models_md"})
+    (told,) = re.findall(r"`blockdrop` has (\d+) ways", MODEL_FIGURES)
+    assert capsys.readouterr().out.split()[0] == told
