@@ -11,7 +11,7 @@ from robustdyn.reports.frames import at_reference_threat, attacked, has_attacks
 from robustdyn.reports.registry import register_figure
 from robustdyn.reports.style import INK, PAGE, SLOW, SOFT, captioned, legend_above
 
-APART = 0.15  # inches between two models, so that names can be read
+APART = 0.15  # inches between two names, so that they can be read
 
 
 @register_figure(applies=has_attacks, order=15)
@@ -19,12 +19,11 @@ def model_plane(rows: DataFrame) -> Figure:
     """All models: accuracy, compute, and the compute under attack."""
     rows = at_reference_threat(attacked(rows))
     datasets = list(rows.groupby("dataset", sort=True))
-    most = max(group["model"].nunique() for _, group in datasets)
-    inches = max(2.2, 0.21 * most)
-    size = (PAGE, (inches + 0.9) * len(datasets) + 0.5)
+    heights = [max(2.2, 0.21 * group["model"].nunique()) for _, group in datasets]
+    size = (PAGE, sum(heights) + 0.9 * len(heights) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(datasets), 1, squeeze=False).ravel()
-    for ax, (dataset, group) in zip(axes, datasets, strict=True):
+    axes = figure.subplots(len(datasets), 1, squeeze=False, height_ratios=heights).ravel()
+    for ax, (dataset, group), inches in zip(axes, datasets, heights, strict=True):
         _plane(ax, _points(group), inches)
         ax.set_title(f"{dataset}, {', '.join(sorted(group['threat'].unique()))}")
         ax.set_ylabel("clean accuracy")
@@ -39,8 +38,8 @@ def model_plane(rows: DataFrame) -> Figure:
     text = (
         "One line per model, at its clean accuracy: mean MACs of clean inputs, under the attack of"
         " this threat with the largest mean, and at the reachable maximum. The shorter the red way,"
-        " the more robust its saving. Models of nearly the same accuracy are drawn apart, in"
-        " order: the number beside the name counts."
+        " the more robust its saving. Models that tie are drawn apart by less than half of what one"
+        " sample counts, so that none hides another."
     )
     return captioned(figure, rows, text)
 
@@ -51,16 +50,20 @@ def _points(rows: DataFrame) -> DataFrame:
     found = clean.assign(accuracy=clean["clean_pred"] == clean["label"]).groupby("model")
     means = found[["accuracy", "clean_macs", "max_macs"]].mean()
     slow = rows.groupby(["model", "attack_label", "threat"])["adv_macs"].mean()
-    return means.assign(slow_macs=slow.groupby("model").max()).sort_values("accuracy")
+    means = means.assign(slow_macs=slow.groupby("model").max(), samples=found.size())
+    return means.sort_values(["accuracy", "clean_macs"])
 
 
 def _plane(ax: Axes, points: DataFrame, inches: float) -> None:
     unit = unit_for(points["max_macs"].max())
     low, high = points["accuracy"].min(), points["accuracy"].max()
-    room = max(0.12 * (high - low), 0.01)
+    room = max(0.12 * (high - low), 0.01, 1 / points["samples"].min())
     ax.set_ylim(low - room, high + room)
     ax.set_xscale("log")
-    for name, y in zip(points.index, _heights(ax, points, APART / inches), strict=True):
+    across = ax.get_yaxis_transform()
+    drawn = _drawn_apart(points)
+    heights = _name_heights(ax, drawn, APART / inches)
+    for name, y, height in zip(points.index, drawn, heights, strict=True):
         macs = points.loc[name, ["clean_macs", "slow_macs", "max_macs"]] / unit.macs
         clean, slow, full = (float(value) for value in macs)
         ax.plot((clean, full), (y, y), color=SOFT, lw=0.8, alpha=0.6)
@@ -68,9 +71,15 @@ def _plane(ax: Axes, points: DataFrame, inches: float) -> None:
         ax.plot(full, y, "|", color=SOFT, ms=9)
         ax.plot(slow, y, "^", color=SLOW, mec="white", mew=0.5, ms=6, zorder=3)
         ax.plot(clean, y, "o", color=INK, mec="white", mew=0.5, ms=6, zorder=4)
-        across = ax.get_yaxis_transform()
-        text = f"{name}  {points.loc[name, 'accuracy']:.1%}"
-        ax.text(1.01, y, text, fontsize=8, va="center", transform=across, clip_on=False)
+        ax.annotate(
+            f"{name}  {points.loc[name, 'accuracy']:.1%}",
+            (full, y),
+            (1.02, height),
+            textcoords=across,
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.4, "alpha": 0.5},
+        )
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -79,13 +88,26 @@ def _plane(ax: Axes, points: DataFrame, inches: float) -> None:
     ax.set_xlabel(f"mean MACs ({unit.plural}), logarithmic")
 
 
-def _heights(ax: Axes, points: DataFrame, gap: float) -> list[float]:
-    """Return where each model stands: at its accuracy, but a part of the panel from the next."""
+def _drawn_apart(points: DataFrame) -> list[float]:
+    """Return where each model stands: at its accuracy; equal ones within half a sample of it."""
+    tied = points.groupby("accuracy")
+    place = (tied.cumcount() + 0.5) / tied["samples"].transform("size") - 0.5  # in (-1/2, 1/2)
+    return list(points["accuracy"] + 0.9 * place / points["samples"])
+
+
+def _name_heights(ax: Axes, drawn: list[float], gap: float) -> list[float]:
+    """Return where each name stands: near its model, but a part of the panel from the next.
+
+    Halfway between the names pushed up from below and those pushed down from above.
+    """
     low, high = ax.get_ylim()
     gap *= high - low
-    heights: list[float] = []
-    for y in points["accuracy"]:  # from below
-        heights.append(max(y, heights[-1] + gap) if heights else y)
+    up, down = list(drawn), list(drawn)
+    for k in range(1, len(drawn)):
+        up[k] = max(up[k], up[k - 1] + gap)
+    for k in reversed(range(len(drawn) - 1)):
+        down[k] = min(down[k], down[k + 1] - gap)
+    heights = [(one + other) / 2 for one, other in zip(up, down, strict=True)]
     ceiling = high
     for k in reversed(range(len(heights))):  # push back what stands above the panel
         heights[k] = min(heights[k], ceiling)
