@@ -2,6 +2,7 @@
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from pandas import DataFrame
@@ -21,7 +22,7 @@ def model_plane(rows: DataFrame) -> Figure:
     datasets = list(rows.groupby("dataset", sort=True))
     heights = [max(2.2, 0.21 * group["model"].nunique()) for _, group in datasets]
     size = (PAGE, sum(heights) + 0.9 * len(heights) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(rect=(0, 0, 0.97, 1)))
     axes = figure.subplots(len(datasets), 1, squeeze=False, height_ratios=heights).ravel()
     for ax, (dataset, group), inches in zip(axes, datasets, heights, strict=True):
         _plane(ax, _points(group), inches)
