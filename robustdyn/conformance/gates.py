@@ -113,7 +113,7 @@ def _probabilities(gates: list[Decision]) -> list[Finding]:
 
 def _constant(subject: Subject) -> list[Finding]:
     seen: dict[str, set[bool]] = {}
-    for part in subject.real.split(CHUNK):
+    for part in (*subject.real.split(CHUNK), subject.x):
         for gate in traced(subject, part)[1].decisions.values():
             seen.setdefault(gate.name, set()).update(gate.kept.unique().tolist())
     on = [name for name, values in seen.items() if values == {True}]
@@ -127,7 +127,7 @@ def _constant(subject: Subject) -> list[Finding]:
             "decisions",
             "warning" if whole else "note",
             f"{'All gates are' if whole else 'Gates are'} constant over {len(subject.real)} real "
-            f"samples: {'; '.join(parts)}.",
+            f"samples, noisy ones and noise: {'; '.join(parts)}.",
             "A gate that collapsed in training is no dynamic compute; robustness against slowdown "
             "then means nothing.",
             "Fit its threshold on the calibration split, or train with a target rate.",
