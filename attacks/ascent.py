@@ -11,7 +11,7 @@ from robustdyn.attacks.ball import inside
 from robustdyn.attacks.curves import new_curve
 from robustdyn.attacks.look import Look, judge, look
 from robustdyn.attacks.objectives import Objective
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.gates import estimator
 from robustdyn.threat import Threat
 
@@ -126,7 +126,7 @@ def aimed(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tenso
     """Return what the objective's functions get as y, from the clean inputs (B, ...)."""
     if objective.aim is None:
         return y
-    rows = at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
+    rows = filled_up(torch.arange(len(x), device=x.device))
     with torch.no_grad(), estimator("straight_through"):
         return objective.aim(model(x[rows])[: len(x)], y)
 
@@ -135,7 +135,7 @@ def aimed(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Tenso
 class _Running:
     """The samples that can still gain: row k of every tensor belongs to sample rows[k].
 
-    A short list of rows is filled up by repeating some, see MIN_ROWS; `count` are distinct.
+    A short list of rows is filled up by repeating some, see filled_up; `count` are distinct.
     """
 
     rows: Tensor
@@ -151,7 +151,7 @@ class _Running:
     def begin(
         method: Method, start: Tensor, x: Tensor, y: Tensor, threat: Threat, rows: Tensor
     ) -> "_Running":
-        count, rows = len(rows), at_least(rows, MIN_ROWS)
+        count, rows = len(rows), filled_up(rows)
         here, limits = start[rows], threat.at(rows, x)
         price = torch.ones(len(rows), dtype=x.dtype, device=x.device)
         state = method.begin(here, limits)
@@ -169,7 +169,7 @@ class _Running:
         left = (~reached[self.rows[: self.count]]).nonzero().flatten()
         if not len(left):
             return False
-        self.count, left = len(left), at_least(left, MIN_ROWS)
+        self.count, left = len(left), filled_up(left)
         self.rows, self.here, self.origin = self.rows[left], self.here[left], self.origin[left]
         self.labels, self.price = self.labels[left], self.price[left]
         self.limits = threat.at(self.rows, x)

@@ -12,7 +12,7 @@ from robustdyn.attacks.ascent import Found, aimed, ascend
 from robustdyn.attacks.look import judge_all
 from robustdyn.attacks.objectives import Objective
 from robustdyn.attacks.parameters import check_whole
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.attacks.square import random_search
 from robustdyn.gates import estimator
 from robustdyn.threat import Threat
@@ -171,5 +171,5 @@ class Outputs(NamedTuple):
 def outputs(model: nn.Module, x: Tensor) -> Outputs:
     """Return how many classes a model has, and whether it has exits, from inputs (B, ...)."""
     with trace() as passed:
-        logits = model(x[at_least(torch.arange(1, device=x.device), MIN_ROWS)])
+        logits = model(x[filled_up(torch.arange(1, device=x.device))])
     return Outputs(logits.shape[1], bool(passed.exits))

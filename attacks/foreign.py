@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustdyn.attacks.budget import BudgetView
 from robustdyn.attacks.foreign_support import check_budget_params, support
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.errors import UserError, suggest
 from robustdyn.threat import Threat
 
@@ -109,7 +109,7 @@ def _params(kind: type) -> dict[str, Any]:
 
 @torch.no_grad()
 def _classes(model: nn.Module, x: Tensor) -> int:
-    logits = model(x[at_least(torch.arange(1, device=x.device), MIN_ROWS)])
+    logits = model(x[filled_up(torch.arange(1, device=x.device))])
     return logits.shape[1] if isinstance(logits, Tensor) and logits.dim() == 2 else 0
 
 

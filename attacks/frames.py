@@ -13,7 +13,7 @@ from robustdyn.attacks.look import look
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.parameters import check_whole
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.errors import UserError
 from robustdyn.threat import Threat
 
@@ -72,7 +72,7 @@ def salient_frames(
     count: int,
 ) -> Tensor:
     """Return the bool mask (B, T, ...) of the time steps with the largest gradients."""
-    rows = at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
+    rows = filled_up(torch.arange(len(x), device=x.device))
     labels = aimed(model, x, y, objective)[rows]
     price = torch.ones_like(x[rows].flatten(1)[:, 0])
     each = [seeds[row] for row in rows.tolist()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustdyn.activations import watching
 from robustdyn.attacks.draws import uniform
 from robustdyn.attacks.objectives import Objective
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.gates import estimator, forward_is_hard, random_estimator, using
 from robustdyn.trace import Trace, trace
 
@@ -48,8 +48,8 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdi
 
 
 def judge_all(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdict:
-    """Return `judge` of a whole batch (B, ...), filled up to MIN_ROWS."""
-    rows = at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
+    """Return `judge` of a whole batch (B, ...), filled up as `filled_up` does."""
+    rows = filled_up(torch.arange(len(x), device=x.device))
     return Verdict(*(part[: len(x)] for part in judge(model, x[rows], y[rows], objective)))
 
 

@@ -12,7 +12,7 @@ from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.parameters import check_number, check_whole
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
+from robustdyn.attacks.rows import filled_up, over_values
 from robustdyn.threat import Threat
 
 _DRAWS = 5 << 32
@@ -73,7 +73,7 @@ def nes(
         left = (~reached).nonzero().flatten()
         if not len(left):
             break
-        rows = at_least(left, MIN_ROWS)
+        rows = filled_up(left)
         limits, origin, centre = threat.at(rows, x), x[rows], here[rows]
         each = [seeds[row] for row in rows.tolist()]
         estimate = torch.zeros_like(origin)

@@ -15,7 +15,7 @@ from robustdyn.attacks.look import look
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.parameters import check_part, check_whole
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least, over_values
+from robustdyn.attacks.rows import filled_up, over_values
 from robustdyn.errors import UserError
 from robustdyn.threat import Threat
 
@@ -92,7 +92,7 @@ def _anywhere(
     steps: int,
     draws: int,
 ) -> Tensor:
-    count, rows = len(x), at_least(torch.arange(len(x), device=x.device), MIN_ROWS)
+    count, rows = len(x), filled_up(torch.arange(len(x), device=x.device))
     labels = aimed(model, x, y, objective)[rows]
     threat, seeds = threat.at(rows, x), [seeds[row] for row in rows.tolist()]
     x = x[rows]

@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor
 
-# A matrix product of a few rows rounds otherwise than one of many, and so does what torch computes
-# in vectors against what is left over: run a multiple of this many rows, by repeating some, so that
-# a sample's result does not depend on how many run beside it. Two vectors of float32.
-MIN_ROWS = 32
+MULTIPLE = 32  # two vectors of float32 where they are longest, AVX-512
 
 
-def at_least(rows: Tensor, count: int) -> Tensor:
-    """Return `rows` (n,), repeated from the front up to the next multiple of `count`."""
-    more = -len(rows) % count
+def filled_up(rows: Tensor) -> Tensor:
+    """Return `rows` (n,), repeated from the front up to the next multiple of MULTIPLE.
+
+    A matrix product of a few rows rounds otherwise than one of many, and so does what torch
+    computes in vectors against what is left over. In multiples, a sample's result does not depend
+    on how many run beside it.
+    """
+    more = -len(rows) % MULTIPLE
     if not more:
         return rows
     return rows[torch.arange(len(rows) + more, device=rows.device) % len(rows)]

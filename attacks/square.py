@@ -12,7 +12,7 @@ from robustdyn.attacks.look import judge, judge_all
 from robustdyn.attacks.objectives import Objective, get_objective
 from robustdyn.attacks.parameters import check_part, check_whole
 from robustdyn.attacks.registry import register_attack
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.attacks.windows import DRAWS, first_guess, linf_window, mass_window
 from robustdyn.threat import Threat
 
@@ -88,7 +88,7 @@ def random_search(
     best = x.clone() if start is None else start.clone()
     found, reached = judge_all(model, best, y, objective)
     rows = (~reached).nonzero().flatten()
-    count, rows = len(rows), at_least(rows, MIN_ROWS) if len(rows) else rows
+    count, rows = len(rows), filled_up(rows)
     layout = Layout.of(x)
     first = uniform(seeds, layout.spread(x), stream=_STREAMS + 2 * stream)
     numbers = x.new_empty(len(x), queries, DRAWS + layout.channels)
@@ -112,5 +112,5 @@ def random_search(
         if (good & verdict.reached).any():
             reached[rows[good]] |= verdict.reached[good]
             left = (~reached[rows[:count]]).nonzero().flatten()
-            count, rows = len(left), rows[at_least(left, MIN_ROWS)] if len(left) else rows
+            count, rows = len(left), rows[filled_up(left)] if len(left) else rows
     return Found(best, found, reached)

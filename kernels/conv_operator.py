@@ -84,7 +84,7 @@ def conv_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def conv_backward(ctx: Any, grad: Tensor) -> tuple:
-    """Return the gradients of x, weight, mask, bias, residual and seven options."""
+    """Return the gradients of x, weight, mask, bias, residual and six options."""
     x, weight, mask, output = ctx.saved_tensors
     stride, padding, dilation, groups = ctx.options
     here = mask[..., None] if output is None else mask[..., None] & (output > 0)

@@ -17,7 +17,7 @@ from robustdyn.attacks.curves import recording, still_rising
 from robustdyn.attacks.draws import sample_seeds
 from robustdyn.attacks.objectives import Objective, Value
 from robustdyn.attacks.registry import Attack, deployed
-from robustdyn.attacks.rows import MIN_ROWS, at_least
+from robustdyn.attacks.rows import filled_up
 from robustdyn.data import Dataset, load_dataset
 from robustdyn.diagnosis import diagnose, gradients_asked
 from robustdyn.errors import UserError
@@ -162,7 +162,7 @@ def evaluate_cell(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples of one shape; a small batch is filled up by repeating samples (see MIN_ROWS)."""
+    """Samples of one shape; a small batch is filled up by repeating samples (see filled_up)."""
 
     x: Tensor  # (B, ...)
     y: Tensor  # (B,)
@@ -172,7 +172,7 @@ class _Batch:
 
     @staticmethod
     def of(data: Dataset, positions: np.ndarray, seed: int) -> "_Batch":
-        filled = positions[at_least(torch.arange(len(positions)), MIN_ROWS).numpy()]
+        filled = positions[filled_up(torch.arange(len(positions))).numpy()]
         ids = data.sample_ids[filled]
         return _Batch(
             data.stack(filled),

@@ -90,8 +90,12 @@ def test_every_attack_and_objective_is_named():
     assert set(rd.attacks.OBJECTIVES) <= words
 
 
-def test_the_ways_through_a_models_gates_are_what_docs_say(capsys):
+@pytest.mark.parametrize(("name", "told"), re.findall(r"`(\w+)` has (\d+)", MODEL_FIGURES))
+def test_the_ways_through_a_models_gates_are_what_docs_say(name, told):
     (block,) = re.findall(r"```python\n(.*?)```", MODEL_FIGURES, re.DOTALL)
-    exec(compile(block, "models.md", "exec"), {"__name__": "models_md"})
-    (told,) = re.findall(r"`blockdrop` has (\d+) ways", MODEL_FIGURES)
-    assert capsys.readouterr().out.split()[0] == told
+    names: dict = {"__name__": "models_md"}
+    exec(compile(block.replace("blockdrop", name), "models.md", "exec"), names)
+    assert len(names["ways"]) == int(told)
+    if name == "dynamic_bits":
+        (most,) = re.findall(r"but ([\d.]+) % of the images take one\nof two", MODEL_FIGURES)
+        assert names["uses"].topk(2).values.sum() / 10 == pytest.approx(float(most))

@@ -35,7 +35,7 @@ def decisions(subject: Subject) -> list[Finding]:
     found += _malformed(gates, len(subject.x))
     if len(found) == 1:
         found += _disagreeing(gates, random=subject.spec.randomised)
-        found += [*_probabilities(gates), *_constant(subject)]
+        found += [*_probabilities(gates), *_constant(subject, gates)]
     return found
 
 
@@ -111,11 +111,11 @@ def _probabilities(gates: list[Decision]) -> list[Finding]:
     ]
 
 
-def _constant(subject: Subject) -> list[Finding]:
-    seen: dict[str, set[bool]] = {}
-    for part in (*subject.real.split(CHUNK), subject.x):
+def _constant(subject: Subject, gates: list[Decision]) -> list[Finding]:
+    seen: dict[str, set[bool]] = {gate.name: set(gate.kept.unique().tolist()) for gate in gates}
+    for part in subject.real.split(CHUNK):
         for gate in traced(subject, part)[1].decisions.values():
-            seen.setdefault(gate.name, set()).update(gate.kept.unique().tolist())
+            seen[gate.name].update(gate.kept.unique().tolist())
     on = [name for name, values in seen.items() if values == {True}]
     off = [name for name, values in seen.items() if values == {False}]
     if not on and not off:

@@ -1,6 +1,7 @@
 """Transformers over patches with an exit after every layer, left when sure or when exits agree."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -131,19 +132,24 @@ class PatienceTransformer(ExitTransformer):
         return early_exits(x, self.segments, self.classifiers, patience(times), first=times)
 
 
+_recipe = partial(
+    Recipe,
+    epochs=8,
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=0.05,
+    augment="none",
+    precision="float32",
+)
+
+
 @register_model(
     family="instance.depth.early_exit",
     paper="Bakhtiarnia et al., Multi-Exit Vision Transformer, 2021, arXiv:2106.15183",
     task="image",
-    recipe=Recipe(
-        epochs=8,
+    recipe=_recipe(
         loss=exit_cross_entropies(weights=(1.0,) * LAYERS),
         calibrate=fit_exit_shares(measure="confidence", max_drop=0.004),
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.05,
-        augment="none",
-        precision="float32",
     ),
 )
 def exit_transformer(
@@ -157,15 +163,9 @@ def exit_transformer(
     family="instance.depth.early_exit",
     paper="Zhou et al., BERT Loses Patience (PABEE), 2020, arXiv:2006.04152",
     task="image",
-    recipe=Recipe(
-        epochs=8,
+    recipe=_recipe(
         loss=exit_cross_entropies(weights=PATIENCE_WEIGHTS),
         calibrate=fit_patience(max_drop=0.004),
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.05,
-        augment="none",
-        precision="float32",
     ),
 )
 def patience_transformer(
