@@ -17,6 +17,7 @@ from robustdyn import evaluation
 from robustdyn.checks import find_flags
 from robustdyn.errors import UserError
 from robustdyn.folders import make_writable, write_json
+from robustdyn.interrupts import raise_if_interrupted
 from robustdyn.pool import stream
 from robustdyn.provenance import provenance
 from robustdyn.results import (
@@ -65,6 +66,7 @@ def run(
 
     Raises:
         UserError: if the suite is wrong or the folder is no place for results, before any work.
+        KeyboardInterrupt: if one came; what is finished stays.
     """
     every = cells(suite)
     prepare(out)
@@ -76,6 +78,7 @@ def run(
             counts.failed.append(Failure(cell, error))
         else:
             counts.done += 1
+        raise_if_interrupted()
     return counts
 
 
@@ -144,6 +147,7 @@ def work(cell: Cell, out: Path, batch_size: int, progress: Progress | None = Non
         }
         write_cell(rows.assign(cell=cell.id), cell_path(out, cell.id), metadata)
     except Exception as error:  # the others go on, and the end lists this one
+        raise_if_interrupted()
         told = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return fail(cell, out, told, traceback.format_exc())
     finally:

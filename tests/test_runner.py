@@ -18,6 +18,7 @@ from synthetic_rows import KINDS, cell_rows
 from robustdyn import evaluation
 from robustdyn import suite as suite_module
 from robustdyn.errors import UserError
+from robustdyn.interrupts import heeded
 from robustdyn.registry import create_model, get_model_spec
 from robustdyn.results import cell_path, load_metadata, load_results
 from robustdyn.runner import missing_cells, prepare, run
@@ -295,3 +296,31 @@ def test_an_interrupted_run_exits_with_130(home, tmp_path, jobs, stop):
     assert process.wait() == 130
     assert list((tmp_path / "run").glob("cells/*.parquet"))
     assert missing_cells(cells(small_suite(samples=300)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("swallow", ["as an error", "whole"])
+def test_an_interrupt_that_a_library_swallows_ends_the_run(
+    home, evaluated, monkeypatch, tmp_path, swallow
+):
+    stand_in = evaluation.evaluate_cell
+
+    def evaluate_cell(cell, **options):
+        if len(evaluated) == 1:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except KeyboardInterrupt:
+                if swallow == "as an error":  # as safetensors does
+                    raise ValueError("could not determine the shape") from None
+        return stand_in(cell, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate_cell", evaluate_cell)
+    out = tmp_path / "run"
+    with heeded(), pytest.raises(KeyboardInterrupt):
+        run(small_suite(), out, jobs=1)
+    finished = 1 if swallow == "as an error" else 2
+    assert len(list(out.glob("cells/*.parquet"))) == finished
+    assert not list(out.glob("failed/*"))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(evaluation, "evaluate_cell", stand_in)
+    assert run(small_suite(), out, jobs=1).skipped == finished

@@ -1,10 +1,7 @@
 """`robustdyn run`: evaluate a suite."""
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +100,7 @@ def _samples(every: list["Cell"], chosen: set[str]) -> int:
 def _evaluate(suite: "Suite", out: Path, jobs: int | None) -> "Counts":
     from tqdm import tqdm
 
+    from robustdyn.interrupts import heeded
     from robustdyn.runner import missing_cells, run
     from robustdyn.suite import cells
 
@@ -111,20 +109,10 @@ def _evaluate(suite: "Suite", out: Path, jobs: int | None) -> "Counts":
     note(f"{suite.title}\n{len(every)} cells, {len(todo)} to do, in {out}")
     total = sum(cell.samples for cell in todo)
     with (
-        _terminable(),
+        heeded(),
         tqdm(total=total, unit=" samples", file=sys.stderr, disable=not sys.stderr.isatty()) as bar,
     ):
         return run(suite, out, jobs=jobs, progress=bar.update)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, end the run as Ctrl-C does: with its workers."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print_results(out: Path, counts: "Counts", *, with_report: bool, as_json: bool) -> None:
