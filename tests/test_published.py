@@ -7,6 +7,7 @@ import zoo
 
 import robustdyn as rd
 from robustdyn import attacks
+from robustdyn.attacks.compute_objectives import guarded
 from robustdyn.attacks.gradauto import gradauto_direction
 from robustdyn.attacks.gradmdm import gradmdm_direction
 from robustdyn.attacks.ilfo import gate_chances
@@ -140,6 +141,16 @@ def test_a_direction_closes_no_open_gate(direction):
     assert (way @ opens_first > -1e-5).all()
     assert (way @ opens_second > 0).all()
     torch.testing.assert_close(way.norm(dim=1), torch.ones(16))
+
+
+@pytest.mark.parametrize("model", zoo.DYNAMIC)
+def test_every_decision_of_a_model_is_a_gate_that_can_be_attacked(model):
+    x, _ = zoo.samples(model, 4)
+    with torch.no_grad(), rd.trace() as trace:
+        zoo.model(model)(x)
+    guarding = {gate.share.decision for gate in guarded(trace)} - {None}
+    names = {d.name.partition("[")[0].removeprefix("any of ") for d in guarding}
+    assert names >= set(trace.decisions)
 
 
 def test_every_decision_of_a_gate_is_a_gate_of_its_own():

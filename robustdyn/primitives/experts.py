@@ -66,7 +66,8 @@ def route_top_p(name: str, logits: Tensor, p: float) -> Routing:
     def soft() -> Tensor:
         return torch.sigmoid(margin).masked_fill(rank >= most, 0.0).mean(1)
 
-    return Routing(decision, Share(lambda: _part(decision), soft, most / experts))
+    share = Share(lambda: _part(decision), soft, most / experts, decision=decision)
+    return Routing(decision, share)
 
 
 def _rank(values: Tensor) -> Tensor:
