@@ -10,7 +10,7 @@ if __name__ != "robustdyn.kernels":
         "This folder is the package robustdyn.kernels: `import robustdyn.kernels`, not `kernels`."
     )
 
-from robustdyn.kernels import chunked, cpp_conv, cpp_more, cuda  # noqa: F401  (they register)
+from robustdyn.kernels import chunked, cpp_conv, cpp_more, cpp_thin, cuda  # noqa: F401  (they register)
 from robustdyn.kernels.affine import masked_affine_act
 from robustdyn.kernels.channel_conv import channel_masked_conv2d
 from robustdyn.kernels.compaction import Active, mask_compact
@@ -23,6 +23,7 @@ from robustdyn.kernels.experts import Routes, combine_experts, grouped_matmul, r
 from robustdyn.kernels.masked_conv import masked_conv2d
 from robustdyn.kernels.recurrent import masked_rnn_step
 from robustdyn.kernels.rows import gather_rows, scatter_rows
+from robustdyn.kernels.thin_conv import thin_conv2d
 from robustdyn.kernels.tokens import gather_tokens, scatter_tokens
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "route_experts",
     "scatter_rows",
     "scatter_tokens",
+    "thin_conv2d",
 ]

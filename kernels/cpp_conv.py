@@ -14,9 +14,9 @@ from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
 from robustdyn.kernels.native import Native, native, pointer, threads, why_not
 from robustdyn.kernels.packing import blocks, packed
 
-# Above these active fractions torch's dense convolution is faster: up to so many channels, measured
-# on one thread with AVX2 at 3x3.
-CROSSOVERS = ((24, 0.45), (48, 0.7), (96, 0.9))
+# Above these active fractions torch's dense convolution and what follows it are faster: up to so
+# many channels, measured on one thread with AVX-512 at 3x3.
+CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
 DEPTHWISE_CROSSOVER = 0.2
 

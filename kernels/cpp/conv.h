@@ -95,19 +95,21 @@ inline bool gradient_windows(const Conv& p, const Place& here, const float* zero
   return any;
 }
 
-// Find the corners of a tile; false if some window reaches outside. The rows of a sparse mask lie
-// scattered, where the processor does not foresee them: they are asked for ahead of their use.
+// Find the corners of a tile, null where a window reaches outside; return whether none does. The
+// rows of a sparse mask lie scattered, where the processor does not foresee them: they are asked for
+// ahead of their use.
 inline bool corners(const Conv& p, Tile& tile, const Place* places, int64_t active, bool scattered) {
   const int64_t taps = p.kernel_height * p.kernel_width, size = p.groups * p.depth;
+  bool inside = true;
   for (int64_t m = 0; m < active; ++m) {
     const float* at = tile.corners[m] = corner(p, p.dilation, size, places[m]);
-    if (!at) return false;
-    for (int64_t t = 0; scattered && t < taps; ++t) {
+    inside = inside && at;
+    for (int64_t t = 0; at && scattered && t < taps; ++t) {
       for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(at + tile.offsets[t] + c, 0, 2);
     }
   }
   for (int64_t m = active; m < ROWS; ++m) tile.corners[m] = tile.corners[0];  // not written
-  return true;
+  return inside;
 }
 
 inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
@@ -124,6 +126,8 @@ inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t a
       for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = zeros;
     } else if (p.backward) {
       gradient_windows(p, places[m], zeros, rows, ROWS);
+    } else if (const float* at = tile.corners[m]) {
+      for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = at + tile.offsets[t];
     } else {
       windows(p, p.dilation, p.groups * p.depth, places[m], zeros, rows, ROWS);
     }

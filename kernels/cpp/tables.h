@@ -47,6 +47,18 @@ struct EntryConv {
   int64_t threads;
 };
 
+// conv(x) + bias for a few outputs.
+struct ThinConv {
+  const float* x;       // (batch, height, width, depth)
+  const float* weight;  // [outputs][taps][depth]
+  const float* bias;    // (outputs)
+  float* out;           // (batch, out_height, out_width, outputs)
+  int64_t batch, height, width, depth;
+  int64_t out_height, out_width, outputs;
+  int64_t kernel_height, kernel_width, stride, padding;
+  int64_t threads;
+};
+
 // [relu](scale * x + shift + residual) at the active positions.
 struct Affine {
   const float *x, *scale, *shift;
@@ -63,6 +75,7 @@ struct Table {
   void (*channels)(const ChannelConv&);
   void (*entries)(const EntryConv&);
   void (*affine)(const Affine&);
+  void (*thin)(const ThinConv&);
 };
 
 extern const Table generic_table;

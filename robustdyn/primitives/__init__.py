@@ -8,7 +8,9 @@ from robustdyn.primitives.channels import masked_channels
 from robustdyn.primitives.exit_rules import confidence, entropy, patience
 from robustdyn.primitives.exits import early_exits
 from robustdyn.primitives.experts import kept_softmax, mix_experts, route_top_k, route_top_p
+from robustdyn.primitives.gate_conv import gate_conv
 from robustdyn.primitives.halting import ponder, until_halted
+from robustdyn.primitives.layout import for_kernels
 from robustdyn.primitives.own_kernels import conv_own
 from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
@@ -27,6 +29,8 @@ __all__ = [
     "early_exits",
     "either",
     "entropy",
+    "for_kernels",
+    "gate_conv",
     "kept_softmax",
     "leaf",
     "masked_channels",

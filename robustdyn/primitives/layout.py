@@ -1,8 +1,9 @@
-"""Buffers laid out in memory as the rows that will be written to them."""
+"""Layout in memory, as kernels and rows need it."""
 
 import torch
 from torch import Tensor
 
+from robustdyn.execution import is_sparse
 from robustdyn.kernels.rows import channels_last
 
 
@@ -13,3 +14,11 @@ def zeros_for(y: Tensor, count: int) -> Tensor:
     """
     zeros = y.new_zeros(count, *y.shape[1:])
     return zeros.to(memory_format=torch.channels_last) if channels_last(y) else zeros
+
+
+def for_kernels(x: Tensor) -> Tensor:
+    """Return x (B, C, H, W), in sparse execution channels-last, which is how masked kernels read it.
+
+    Else every kernel that reads x would turn it for itself.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if is_sparse() else x

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from robustdyn.losses import budget
 from robustdyn.models.layers import BasicBlock, Stem, pooled, residual_plan
-from robustdyn.primitives import add_conv_at, conv_at
+from robustdyn.primitives import add_conv_at, conv_at, for_kernels, gate_conv
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import decide
@@ -23,7 +23,7 @@ class Masker(nn.Module):
         nn.init.constant_(self.whole.bias, opening_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.local(x) + self.whole(pooled(x))[:, :, None, None]
+        return gate_conv(self.local, x) + self.whole(pooled(x))[:, :, None, None]
 
 
 class MaskedBlock(BasicBlock):
@@ -59,7 +59,7 @@ class DynConv(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = for_kernels(self.stem(x))
         for k, block in enumerate(self.blocks):
             x = block(x, f"block{k}")
         return self.head(pooled(x))
