@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.filling import where
 from robustdyn.kernels.masked_conv import output_size
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
@@ -38,11 +39,11 @@ def channel_masked_conv2d(
         stride, padding, dilation: of the convolution, the same in both directions.
     """
     if inputs is not None:
-        x = x.where(inputs[:, None, None], 0)
+        x = where(inputs[:, None, None], x)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, dilation)
     y = y.relu() if relu else y
     if outputs is not None:
-        y = y.where(outputs[:, :, None, None], 0)
+        y = where(outputs[:, :, None, None], y)
     return y.permute(0, 2, 3, 1).contiguous()
 
 

@@ -17,7 +17,7 @@ from robustdyn.kernels.native import pointer, threads
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
-CHANNEL_CROSSOVER = 0.45
+CHANNEL_CROSSOVER = 0.25
 ENTRY_CROSSOVER = 0.3
 ENTRY_WINDOW = 256  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
@@ -78,11 +78,13 @@ def _channel_reasons(
         return reasons
     if x.shape[1] * x.shape[2] == 1:
         return ["one position does not pay for packing its weights"]
-    live = 1.0 if inputs is None else inputs.float().mean().item()
-    kept = 1.0 if outputs is None else outputs.float().mean().item()
-    if live * kept > CHANNEL_CROSSOVER:
+    if _part(inputs) * _part(outputs) > CHANNEL_CROSSOVER:
         return [f"more than {CHANNEL_CROSSOVER:.0%} of the weights are used: dense is faster"]
     return []
+
+
+def _part(mask: Tensor | None) -> float:
+    return 1.0 if mask is None else int(mask.count_nonzero()) / max(mask.numel(), 1)
 
 
 def _channel_conv(

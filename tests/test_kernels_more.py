@@ -135,6 +135,22 @@ def test_single_entries(force, density, stride, residual):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kernel_size, padding", [(1, 0), (3, 1), (5, 4), (3, 0)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("depth", [1, 5, 16, 33])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_few_outputs(force, kernel_size, padding, stride, depth, outputs):
+    kernel = force(kernels.thin_conv2d)
+    x, bias = torch.randn(2, 6, 19, depth), torch.randn(outputs)
+    weight = torch.randn(outputs, depth, kernel_size, kernel_size)
+    expected = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).permute(0, 2, 3, 1)
+    got = kernel(x, weight, bias, stride=stride, padding=padding)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    alone = kernel(x[1:], weight, bias, stride=stride, padding=padding)
+    if kernel.implementations:  # torch's own depends on the batch
+        assert torch.equal(got[1:], alone)
+
+
 def test_experts_equal_a_loop_over_tokens():
     x, weight, bias = torch.randn(7, 4), torch.randn(5, 4, 3), torch.randn(5, 3)
     chosen = torch.stack([torch.randperm(4)[:2] for _ in range(7)])  # the fifth gets none
@@ -211,6 +227,7 @@ def _calls():
         "masked_affine_act_out": ((x, scale, scale, mask), {"out": torch.zeros_like(x)}, 0),
         "channel_masked_conv2d": ((x, w, live, kept, bias), shape, pairs * 9 * 30),
         "entry_masked_conv2d": ((x, w, entries), shape, int(entries.sum()) * 36),
+        "thin_conv2d": ((x, w[:1], bias[:1]), shape, 2 * 5 * 6 * w[0].numel()),
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
@@ -285,6 +302,9 @@ def test_gradcheck_through_the_reference():
     )
     assert torch.autograd.gradcheck(
         lambda x, w: kernels.entry_masked_conv2d(x, w, entries, padding=1), weights
+    )
+    assert torch.autograd.gradcheck(
+        lambda x, w: kernels.thin_conv2d(x, w, stride=2, padding=1), weights
     )
     h, wi, wh = torch.randn(2, 3).double(), torch.randn(9, 3).double(), torch.randn(9, 3).double()
     on = torch.tensor([True, False])

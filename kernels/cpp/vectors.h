@@ -35,13 +35,28 @@ struct Heap {
 template <class T>
 using List = std::vector<T, Heap<T>>;
 
+// Copy `count` floats, or zeros from null. Of a random mask the gaps are short, and calls of memset
+// and memcpy take longer than they do; the empty assembly keeps the compiler from making them.
+inline void move(float* out, const float* from, int64_t count) {
+  if (count > 32 * WIDTH) {
+    from ? std::memcpy(out, from, count * sizeof(float)) : std::memset(out, 0, count * sizeof(float));
+    return;
+  }
+  int64_t k = 0;
+  for (; k + WIDTH <= count; k += WIDTH) {
+    store(out + k, from ? load(from + k) : Vec{});
+    asm volatile("");
+  }
+  for (; k < count; ++k) {
+    out[k] = from ? from[k] : 0.0f;
+    asm volatile("");
+  }
+}
+
 // What stands at a position that is not computed.
 inline void fill_row(float* out, const float* residual, int64_t count, int64_t fill) {
-  if (fill == kZero) {
-    std::memset(out, 0, count * sizeof(float));
-  } else if (fill == kCopy && out != residual) {
-    std::memcpy(out, residual, count * sizeof(float));
-  }
+  if (fill == kZero) move(out, nullptr, count);
+  if (fill == kCopy && out != residual) move(out, residual, count);
 }
 
 __attribute__((noinline)) void finish_part(const float* values, const float* residual, float* out,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from robustdyn.decision import Decision, Share
 from robustdyn.execution import is_sparse
 from robustdyn.kernels import channel_masked_conv2d
+from robustdyn.primitives.folding import folded
 from robustdyn.trace import mark_sparse, region
 
 
@@ -38,10 +39,12 @@ def masked_channels(
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise TypeError(f"masked_channels needs a Conv2d or a Linear, not {type(layer).__name__}")
     norm = norm or nn.Identity()
-    if is_sparse():
-        y = norm(_sparse(layer, x, outputs, inputs))
-    else:
+    if not is_sparse():
         y = norm(_dense(layer, x, outputs, inputs))
+    elif isinstance(layer, nn.Conv2d) and (whole := folded(layer, norm)) and not whole.relu:
+        y = _sparse(layer, x, outputs, inputs, whole.weight, whole.bias)
+    else:
+        y = norm(_sparse(layer, x, outputs, inputs, layer.weight, layer.bias))
     if outputs is None:
         return y
     keep = _of_channels(outputs.keep, y.shape[1])
@@ -92,6 +95,8 @@ def _sparse(
     x: Tensor,
     outputs: Decision | None,
     inputs: Sequence[Decision],
+    weight: Tensor,
+    bias: Tensor | None,
 ) -> Tensor:
     """The layer's kept outputs from the live inputs of each sample; 0 where it is closed."""
     mark_sparse()
@@ -99,14 +104,14 @@ def _sparse(
     kept = None if outputs is None else _of_channels(outputs.kept, count)
     live = _of_channels(_union(inputs), channels) if inputs else None
     if isinstance(layer, nn.Linear):  # a convolution of one position
-        weight = layer.weight[:, :, None, None]
-        return channel_masked_conv2d(x[:, None, None], weight, live, kept, layer.bias)[:, 0, 0]
+        weight = weight[:, :, None, None]
+        return channel_masked_conv2d(x[:, None, None], weight, live, kept, bias)[:, 0, 0]
     y = channel_masked_conv2d(
         x.permute(0, 2, 3, 1),
-        layer.weight,
+        weight,
         live,
         kept,
-        layer.bias,
+        bias,
         stride=layer.stride[0],
         padding=int(layer.padding[0]),
     )

@@ -38,7 +38,7 @@ class MaskedBlock(BasicBlock):
         conv1, norm1 = self.conv1
         conv2, norm2 = self.conv2
         h = conv_at(gate, conv1, nn.Sequential(norm1, nn.ReLU()), x, dilate=3)
-        return F.relu(add_conv_at(gate, conv2, norm2, h, self.shortcut(x)))
+        return F.relu_(add_conv_at(gate, conv2, norm2, h, self.shortcut(x)))
 
 
 class DynConv(nn.Module):
