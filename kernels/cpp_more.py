@@ -17,7 +17,8 @@ from robustdyn.kernels.native import pointer, threads
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
-CHANNEL_CROSSOVER = 0.25
+CHANNEL_CROSSOVER = 0.5  # of the weights; of 1x1 convolutions, of which less is saved:
+CHANNEL_CROSSOVER_1 = 0.3
 ENTRY_CROSSOVER = 0.3
 ENTRY_WINDOW = 256  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
@@ -78,8 +79,9 @@ def _channel_reasons(
         return reasons
     if x.shape[1] * x.shape[2] == 1:
         return ["one position does not pay for packing its weights"]
-    if _part(inputs) * _part(outputs) > CHANNEL_CROSSOVER:
-        return [f"more than {CHANNEL_CROSSOVER:.0%} of the weights are used: dense is faster"]
+    most = CHANNEL_CROSSOVER_1 if weight[0, 0].numel() == 1 else CHANNEL_CROSSOVER
+    if _part(inputs) * _part(outputs) > most:
+        return [f"more than {most:.0%} of the weights are used: dense is faster"]
     return []
 
 
@@ -104,12 +106,11 @@ def _channel_conv(
         output_size(n, k, stride, padding, dilation)
         for n, k in zip(x.shape[1:3], window, strict=True)
     ]
-    ready = packed(weight, "channels", 1, lambda w, _: w.permute(2, 3, 1, 0).contiguous())
     y = x.new_empty(x.shape[0], *size, count)
-    arguments = (_plain(x), ready, _plain(inputs), _plain(outputs), _plain(bias), y)
+    arguments = [_plain(a) for a in (x, weight, inputs, outputs, bias)]
     sizes = (*x.shape[:3], channels, *size, count, *window)
     options = (stride, padding, dilation, relu, threads())
-    library().call("channels", ChannelCall(*[pointer(a) for a in arguments], *sizes, *options))
+    library().call("channels", ChannelCall(*[pointer(a) for a in (*arguments, y)], *sizes, *options))
     return y
 
 

@@ -1,68 +1,189 @@
-// Convolution of the channels that each sample keeps: its live inputs and the weights between
-// those and its kept outputs are packed, then it is a convolution of all positions.
+// Convolution of the channels that each sample keeps, plane by plane: the live inputs are copied to
+// planes with a border of zeros, and vectors run along a plane's lines, over the border too. So any
+// list of inputs and outputs works at full width, and no weights are packed.
 #pragma once
-#include "conv.h"
+#include "vectors.h"
 
 namespace ISA {
 
-inline void pack(const ChannelConv& p, const List<int32_t>& live,
-                 const List<int32_t>& kept, List<float>& packed) {
-  const int64_t taps = p.kernel_height * p.kernel_width;
-  const int64_t depth = live.size(), outputs = kept.size();
-  packed.assign(taps * depth * ((outputs + WIDTH - 1) / WIDTH * WIDTH), 0.0f);
-  float* to = packed.data();
-  for (int64_t first = 0; first < outputs; first += 2 * WIDTH) {
-    const int64_t left = outputs - first, block = left > WIDTH ? 2 * WIDTH : WIDTH;
-    const int64_t count = left < block ? left : block;
-    for (int64_t t = 0; t < taps; ++t) {
-      for (const int32_t c : live) {
-        const float* from = p.weight + (t * p.channels + c) * p.outputs;
-        for (int64_t k = 0; k < count; ++k) to[k] = from[kept[first + k]];
-        to += block;
+constexpr int kOutputs = 4;  // outputs that share what is loaded from a plane
+constexpr int kVectors = 4;  // vectors of positions for each
+
+// How what the outputs read lies in memory: value k of tap t of the c-th live channel, for the k-th
+// output, is at c * size + taps[t] + k. After out_width outputs of a line, up to pitch, come some
+// that are not wanted.
+struct Layout {
+  int64_t pitch, size, count;  // count: of the outputs, unwanted ones between lines included
+  List<int64_t> taps;
+};
+
+// The live inputs as planes with a border. Those of a stride s are cut in s * s phases, so that the
+// inputs of neighbouring outputs lie side by side: pixel (h, w) is at line[h] + column[w].
+struct Planes : Layout {
+  explicit Planes(const ChannelConv& p) {
+    const int64_t reach_h = (p.out_height - 1) * p.stride + (p.kernel_height - 1) * p.dilation + 1;
+    const int64_t reach_w = (p.out_width - 1) * p.stride + (p.kernel_width - 1) * p.dilation + 1;
+    const int64_t h = p.height + p.padding > reach_h ? p.height + p.padding : reach_h;
+    const int64_t w = p.width + p.padding > reach_w ? p.width + p.padding : reach_w;
+    pitch = (w + p.stride - 1) / p.stride;
+    const int64_t phase = (h + p.stride - 1) / p.stride * pitch;
+    size = phase * p.stride * p.stride;
+    count = (p.out_height - 1) * pitch + p.out_width;
+    for (int64_t k = 0; k < h; ++k) {
+      line.push_back(k % p.stride * p.stride * phase + k / p.stride * pitch);
+    }
+    for (int64_t k = 0; k < w; ++k) column.push_back(k % p.stride * phase + k / p.stride);
+    for (int64_t i = 0; i < p.kernel_height; ++i) {
+      for (int64_t j = 0; j < p.kernel_width; ++j) {
+        taps.push_back(line[i * p.dilation] + column[j * p.dilation]);
+      }
+    }
+  }
+  List<int64_t> line, column;
+};
+
+// The same values tap by tap, without unwanted ones: worth its copies where those are many.
+struct Columns : Layout {
+  explicit Columns(const ChannelConv& p) {
+    const int64_t window = p.kernel_height * p.kernel_width;
+    pitch = p.out_width;
+    count = p.out_height * p.out_width;
+    const int64_t room = (count + WIDTH - 1) / WIDTH * WIDTH;
+    size = window * room;
+    for (int64_t t = 0; t < window; ++t) taps.push_back(t * room);
+  }
+};
+
+inline int64_t vectors(int64_t count) { return (count + WIDTH - 1) / WIDTH; }
+
+inline void copy_planes(const ChannelConv& p, const Planes& planes, const float* x,
+                        const List<int32_t>& live, List<float>& to) {
+  const int64_t depth = live.size();
+  to.assign(depth * planes.size + kVectors * WIDTH, 0.0f);
+  for (int64_t h = 0; h < p.height; ++h) {
+    float* line = to.data() + planes.line[h + p.padding];
+    for (int64_t w = 0; w < p.width; ++w, x += p.channels) {
+      float* pixel = line + planes.column[w + p.padding];
+      for (int64_t k = 0; k < depth; ++k) pixel[k * planes.size] = x[live[k]];
+    }
+  }
+}
+
+inline void copy_columns(const ChannelConv& p, const Planes& planes, const Layout& columns,
+                         int64_t depth, const float* from, List<float>& to) {
+  to.resize(depth * columns.size + kVectors * WIDTH);
+  float* start = to.data();
+  for (int64_t c = 0; c < depth; ++c, from += planes.size, start += columns.size) {
+    for (std::size_t t = 0; t < columns.taps.size(); ++t) {
+      const float* line = from + planes.taps[t];
+      float* out = start + columns.taps[t];  // what a line writes too far, the next one writes over
+      for (int64_t h = 0; h < p.out_height; ++h, line += planes.pitch, out += p.out_width) {
+        for (int64_t k = 0; k < p.out_width; k += WIDTH) store(out + k, load(line + k));
       }
     }
   }
 }
 
-inline void convolve(const ChannelConv& p, const float* x, const List<int32_t>& live,
-                     const List<int32_t>& kept, float* out, List<float>* buffers) {
-  const int64_t depth = live.size(), outputs = kept.size();
-  const int64_t places = p.height * p.width, positions = p.out_height * p.out_width;
-  List<float>&packed = buffers[0], &inner = buffers[1], &outer = buffers[2];
-  List<float>& bias = buffers[3];
-  pack(p, live, kept, packed);
-  inner.resize(places * depth);
-  for (int64_t k = 0; k < places; ++k) {
-    for (int64_t c = 0; c < depth; ++c) inner[k * depth + c] = x[k * p.channels + live[c]];
+template <int OUTPUTS, int VECTORS>
+inline void product(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
+                    const float* from, const int32_t* kept, float* to) {
+  const int64_t taps = layout.taps.size(), depth = live.size();
+  Vec sums[OUTPUTS][VECTORS];
+#pragma GCC unroll 8
+  for (int o = 0; o < OUTPUTS; ++o) {
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) sums[o][v] = Vec{} + (p.bias ? p.bias[kept[o]] : 0.0f);
   }
-  outer.resize(positions * outputs);
-  bias.assign(outputs, 0.0f);
-  for (int64_t k = 0; p.bias && k < outputs; ++k) bias[k] = p.bias[kept[k]];
-  const Conv small = {inner.data(), packed.data(), nullptr,         bias.data(),
-                      nullptr,      outer.data(),  1,               p.height,
-                      p.width,      depth,         p.out_height,    p.out_width,
-                      outputs,      p.kernel_height, p.kernel_width, p.stride,
-                      p.padding,    p.dilation,    1,               p.relu,
-                      kLeave,       0,             1};
-  conv(small);
-  for (int64_t k = 0; k < positions; ++k) {
-    for (int64_t o = 0; o < outputs; ++o) out[k * p.outputs + kept[o]] = outer[k * outputs + o];
+  for (int64_t k = 0; k < depth; ++k, from += layout.size) {
+    const float* weights[OUTPUTS];
+#pragma GCC unroll 8
+    for (int o = 0; o < OUTPUTS; ++o) weights[o] = p.weight + (kept[o] * p.channels + live[k]) * taps;
+    for (int64_t t = 0; t < taps; ++t) {
+      Vec values[VECTORS];
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) values[v] = load(from + layout.taps[t] + v * WIDTH);
+#pragma GCC unroll 8
+      for (int o = 0; o < OUTPUTS; ++o) {
+        const float weight = weights[o][t];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) sums[o][v] += weight * values[v];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < OUTPUTS; ++o) {
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) {
+      store(to + (o * VECTORS + v) * WIDTH, p.relu ? positive(sums[o][v]) : sums[o][v]);
+    }
+  }
+}
+
+// OUTPUTS outputs at VECTORS vectors of positions, from the first-th of the plane.
+template <int OUTPUTS, int VECTORS>
+inline void convolve(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
+                     const float* from, const int32_t* kept, int64_t first, float* out) {
+  float sums[OUTPUTS * VECTORS * WIDTH];
+  product<OUTPUTS, VECTORS>(p, layout, live, from + first, kept, sums);
+  const int64_t end = layout.count - first < VECTORS * WIDTH ? layout.count - first : VECTORS * WIDTH;
+  int64_t row = first / layout.pitch, column = first % layout.pitch;
+  for (int64_t k = 0; k < end; ++k) {
+    if (column < p.out_width) {
+      float* to = out + (row * p.out_width + column) * p.outputs;
+#pragma GCC unroll 8
+      for (int o = 0; o < OUTPUTS; ++o) to[kept[o]] = sums[o * VECTORS * WIDTH + k];
+    }
+    if (++column == layout.pitch) ++row, column = 0;
+  }
+}
+
+template <int OUTPUTS>
+inline void convolve_all(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
+                         const float* from, const int32_t* kept, float* out) {
+  int64_t first = 0;
+  if constexpr (OUTPUTS <= kOutputs) {
+    for (; layout.count - first > 2 * WIDTH; first += kVectors * WIDTH) {
+      convolve<OUTPUTS, kVectors>(p, layout, live, from, kept, first, out);
+    }
+    for (; layout.count - first > WIDTH; first += 2 * WIDTH) {
+      convolve<OUTPUTS, 2>(p, layout, live, from, kept, first, out);
+    }
+  }
+  for (; first < layout.count; first += WIDTH) {
+    convolve<OUTPUTS, 1>(p, layout, live, from, kept, first, out);
   }
 }
 
 void channels(const ChannelConv& p) {
   const int64_t places = p.height * p.width, positions = p.out_height * p.out_width;
+  const Planes planes(p);
+  const Columns columns(p);
+  const bool copy = 4 * vectors(columns.count) <= 3 * vectors(planes.count);
+  const bool narrow = vectors(columns.count) == 1;
+  const Layout& layout = copy ? static_cast<const Layout&>(columns) : planes;
 #pragma omp parallel num_threads(p.threads)
   {
-    List<float> buffers[4];
+    List<float> copied, ordered;
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < p.batch; ++b) {
-      const float* x = p.x + b * places * p.channels;
       float* out = p.out + b * positions * p.outputs;
       const auto live = listed(p.inputs ? p.inputs + b * p.channels : nullptr, p.channels);
       const auto kept = listed(p.kept ? p.kept + b * p.outputs : nullptr, p.outputs);
-      std::memset(out, 0, positions * p.outputs * sizeof(float));
-      if (!kept.empty()) convolve(p, x, live, kept, out, buffers);
+      const int64_t count = kept.size(), depth = live.size();
+      if (count < p.outputs) std::memset(out, 0, positions * p.outputs * sizeof(float));
+      if (!count) continue;
+      copy_planes(p, planes, p.x + b * places * p.channels, live, copied);
+      if (copy) copy_columns(p, planes, columns, depth, copied.data(), ordered);
+      const float* from = copy ? ordered.data() : copied.data();
+      int64_t o = 0;
+      for (; copy && narrow && o + 8 <= count; o += 8) {
+        convolve_all<8>(p, layout, live, from, &kept[o], out);
+      }
+      for (; o + kOutputs <= count; o += kOutputs) {
+        convolve_all<kOutputs>(p, layout, live, from, &kept[o], out);
+      }
+      for (; o + 2 <= count; o += 2) convolve_all<2>(p, layout, live, from, &kept[o], out);
+      for (; o < count; ++o) convolve_all<1>(p, layout, live, from, &kept[o], out);
     }
   }
 }

@@ -23,7 +23,7 @@ struct Conv {
 // conv(x) of the live inputs, at the kept outputs of each sample; elsewhere 0.
 struct ChannelConv {
   const float* x;          // (batch, height, width, channels)
-  const float* weight;     // [taps][channels][outputs]
+  const float* weight;     // [outputs][channels][taps]
   const uint8_t* inputs;   // (batch, channels)
   const uint8_t* kept;     // (batch, outputs)
   const float* bias;       // (outputs)
