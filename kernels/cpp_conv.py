@@ -18,7 +18,7 @@ from robustdyn.kernels.packing import blocks, packed
 # many channels, measured on one thread with AVX-512 at 3x3.
 CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
-DEPTHWISE_CROSSOVER = 0.2
+DEPTHWISE_CROSSOVER = 0.8
 
 
 def crossover(weight: Tensor) -> float:

@@ -18,12 +18,16 @@ def where(mask: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
         y, other: of one shape and dtype.
     """
     integer = _INTEGERS.get(y.element_size())
-    if integer is None or torch.is_grad_enabled():
+    if integer is None or _tracked(y, other):
         return torch.where(mask, y, y.new_zeros(()) if other is None else other)
     bits = y.view(integer) * mask
     if other is not None:
         bits.bitwise_or_(other.view(integer) * ~mask)
     return bits.view(y.dtype)
+
+
+def _tracked(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def finish(
@@ -32,7 +36,7 @@ def finish(
     """Return [relu](y + residual) at the mask; elsewhere what `fill` says.
 
     Args:
-        y: (B, H, W, C), computed everywhere.
+        y: (B, H, W, C), computed everywhere, and written to where no gradient is asked for.
         mask: (B, H, W) bool.
         residual: (B, H, W, C) or None.
         relu: whether negative results become 0 at the mask.
@@ -40,7 +44,7 @@ def finish(
             without `out` the values mean nothing.
         out: (B, H, W, C) to write to and return, or None for a new tensor. May be the residual.
     """
-    fresh = not torch.is_grad_enabled() and y.is_contiguous()  # no one else's, so to be written to
+    fresh = not _tracked(y, residual)  # y is no one else's, so it may be written to
     if residual is not None:
         y = y.add_(residual) if fresh else y + residual
     if relu:
