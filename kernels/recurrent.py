@@ -17,6 +17,12 @@ CELLS: dict[str, Callable] = {
 }
 
 
+def check_cell(cell: str) -> None:
+    """Raise ValueError for an unknown cell."""
+    if cell not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+
+
 @kernel
 def masked_rnn_step(
     x: Tensor,
@@ -41,8 +47,7 @@ def masked_rnn_step(
     Raises:
         ValueError: for an unknown cell.
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+    check_cell(cell)
     rows = mask.nonzero().flatten()
     old = [part.index_select(0, rows) for part in state]
     step = CELLS[cell]

@@ -149,20 +149,63 @@ def test_experts_equal_a_loop_over_tokens():
     torch.testing.assert_close(plain[0], x[order[0] // 2] @ weight[chosen.flatten()[order[0]]])
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "tanh"])
+CELLS = {"gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell, "tanh": torch.nn.RNNCell}
+
+
+def _recurrence(cell, batch, features, units):
+    sequence = torch.randn(batch, 3, features)
+    state = [torch.randn(batch, units) for _ in range(2 if cell == "lstm" else 1)]
+    return CELLS[cell](features, units), sequence[:, 1], state  # a time step: rows lie apart
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("density", [-1.0, 0.5, 2.0])
-def test_recurrent_step(cell, density):
-    module = {"gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell, "tanh": torch.nn.RNNCell}[cell]
-    module = module(4, 3)
-    x, mask = torch.randn(6, 4), torch.rand(6) < density
-    state = [torch.randn(6, 3) for _ in range(2 if cell == "lstm" else 1)]
-    with torch.no_grad():
-        new = module(x, tuple(state)) if cell == "lstm" else (module(x, state[0]),)
-        got = kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell=cell)
+@pytest.mark.parametrize("sizes", [(6, 4, 3), (1, 1, 1), (45, 12, 64), (17, 21, 37)])
+@torch.no_grad()
+def test_recurrent_step(force, cell, density, sizes):
+    kernel = force(kernels.masked_rnn_step)
+    module, x, state = _recurrence(cell, *sizes)
+    mask = torch.rand(sizes[0]) < density
+    new = module(x, tuple(state)) if cell == "lstm" else (module(x, state[0]),)
+    x[~mask] = float("nan")
+    got = kernel(x, state, mask, *module.parameters(), cell=cell)
     for before, after, mine in zip(state, new, got, strict=True):
-        torch.testing.assert_close(mine, torch.where(mask[:, None], after, before))
+        torch.testing.assert_close(mine[mask], after[mask], rtol=0, atol=2e-6)
+        assert torch.equal(mine[~mask], before[~mask])
+    bare = kernel(x, state, mask, module.weight_ih, module.weight_hh, cell=cell)
+    zeros = torch.zeros_like(module.bias_ih)
+    biases = kernel(x, state, mask, module.weight_ih, module.weight_hh, zeros, zeros, cell=cell)
+    assert all(torch.equal(one, other) for one, other in zip(bare, biases, strict=True))
     with pytest.raises(ValueError, match="cell must be"):
-        kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell="none")
+        kernel(x, state, mask, *module.parameters(), cell="none")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@torch.no_grad()
+def test_a_recurrent_step_has_the_same_bits_in_any_company(force, cell):
+    kernel = force(kernels.masked_rnn_step)
+    if not kernel.implementations:
+        pytest.skip("torch's products depend on their number of rows")
+    module, x, state = _recurrence(cell, 23, 5, 19)
+    whole = kernel(x, state, torch.ones(23).bool(), *module.parameters(), cell=cell)
+    for row in range(23):
+        one = slice(row, row + 1)
+        own = [part[one] for part in state]
+        got = kernel(x[one], own, torch.ones(1).bool(), *module.parameters(), cell=cell)
+        for mine, all_ in zip(got, whole, strict=True):
+            assert torch.equal(mine[0], all_[row])
+
+
+@torch.no_grad()
+def test_gates_are_exact_to_their_limits(force):
+    kernel = force(kernels.masked_rnn_step)
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, -89, 89, 1e4, float("nan")])])
+    one, mask, zeros = torch.ones(1, 1), torch.ones(len(x)).bool(), torch.zeros(len(x), 1)
+    (tanh,) = kernel(x[:, None], [zeros], mask, one, 0 * one, cell="tanh")
+    torch.testing.assert_close(tanh[:, 0], x.tanh(), rtol=0, atol=3e-7, equal_nan=True)
+    stay = torch.tensor([[0.0], [1.0], [0.0]])  # h' = sigmoid(x) h
+    (h,) = kernel(x[:, None], [zeros + 1], mask, stay, 0 * stay, cell="gru")
+    torch.testing.assert_close(h[:, 0], x.sigmoid(), rtol=0, atol=3e-7, equal_nan=True)
 
 
 def test_tokens():

@@ -21,6 +21,7 @@
 #include "conv.h"
 #include "depthwise.h"
 #include "entries.h"
+#include "recurrent.h"
 
 const Table TABLE = {WIDTH,         ISA::conv,    ISA::depthwise,
-                     ISA::channels, ISA::entries, ISA::affine};
+                     ISA::channels, ISA::entries, ISA::affine, ISA::step};

@@ -32,5 +32,6 @@ void robustdyn_depthwise(int64_t isa, const Conv* call) { table(isa)->depthwise(
 void robustdyn_channels(int64_t isa, const ChannelConv* call) { table(isa)->channels(*call); }
 void robustdyn_entries(int64_t isa, const EntryConv* call) { table(isa)->entries(*call); }
 void robustdyn_affine(int64_t isa, const Affine* call) { table(isa)->affine(*call); }
+void robustdyn_step(int64_t isa, const Step* call) { table(isa)->step(*call); }
 }
 #pragma GCC visibility pop

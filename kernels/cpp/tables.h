@@ -56,6 +56,20 @@ struct Affine {
   int64_t positions, channels, relu, fill, threads;
 };
 
+enum CellKind : int64_t { kGru = 0, kLstm = 1, kTanh = 2 };
+
+// The next state of a recurrence for the active samples; a copy of the state for the others.
+struct Step {
+  const float* x;          // (batch, inputs), rows x_step apart
+  const float *h, *c;      // (batch, units); c is an LSTM's
+  const uint8_t* mask;     // (batch)
+  const float* weight_ih;  // packed: for each vector of units [inputs][gates][vector]
+  const float* weight_hh;  // packed: for each vector of units [units][gates][vector]
+  const float *bias_ih, *bias_hh;  // (gates * units)
+  float *next_h, *next_c;          // (batch, units)
+  int64_t batch, inputs, units, x_step, cell, threads;
+};
+
 struct Table {
   int64_t vector_width;
   void (*conv)(const Conv&);
@@ -63,6 +77,7 @@ struct Table {
   void (*channels)(const ChannelConv&);
   void (*entries)(const EntryConv&);
   void (*affine)(const Affine&);
+  void (*step)(const Step&);
 };
 
 extern const Table generic_table;

@@ -12,7 +12,7 @@ from robustdyn.kernels.cuda.launch import launch
 from robustdyn.kernels.cuda.packing import pack
 from robustdyn.kernels.cuda.product import convolve
 from robustdyn.kernels.cuda.support import not_on_cuda, register, row_grid
-from robustdyn.kernels.recurrent import CELLS
+from robustdyn.kernels.recurrent import check_cell
 
 
 def masked_rnn_step(
@@ -30,8 +30,7 @@ def masked_rnn_step(
 
     Two products over the rows of the active samples, then their gates.
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+    check_cell(cell)
     active = mask_compact(mask)
     old = [part.contiguous() for part in state]
     new = [part.clone() for part in old]
