@@ -1,12 +1,13 @@
 """Step a recurrence: update the state only for the samples whose gate is open."""
 
 from collections.abc import Callable
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustdyn.decision import Decision
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.kernels import gather_rows, masked_rnn_step, scatter_rows
 from robustdyn.trace import mark_sparse, region
 
 State = tuple[Tensor, ...]
@@ -33,6 +34,42 @@ def step(gate: Decision, cell: Callable[[Tensor, State], State], x: Tensor, stat
     with region(gate.share()):
         new = cell(x, state)
     return tuple(_mix(gate.keep, n, old) for n, old in zip(new, state, strict=True))
+
+
+def gru_step(
+    gate: Decision,
+    cell: nn.GRUCell,
+    read: Callable[[Tensor], tuple[Tensor, ...]],
+    x: Tensor,
+    state: State,
+) -> State:
+    """Return what `step` returns for a GRU and what is read from its new state: (h, *read(h)).
+
+    Args:
+        gate: a decision with margin (B,).
+        cell: the GRU.
+        read: maps h (n, H) to the other tensors of the state, sample by sample.
+        x: (B, F), the input at this time step.
+        state: h (B, H), and what `read` returned.
+    """
+    if not is_sparse():
+        return step(gate, partial(_updated, cell, read), x, state)
+    mark_sparse()
+    kept = gate.kept
+    rows = kept.nonzero().flatten()
+    if not len(rows):
+        return state
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    (h,) = masked_rnn_step(x, [state[0]], kept, *weights, cell="gru")
+    new = read(h.index_select(0, rows))
+    return (h, *(old.index_copy(0, rows, n) for n, old in zip(new, state[1:], strict=True)))
+
+
+def _updated(
+    cell: nn.GRUCell, read: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, state: State
+) -> State:
+    h = cell(x, state[0])
+    return (h, *read(h))
 
 
 def _mix(keep: Tensor, new: Tensor, old: Tensor) -> Tensor:
