@@ -75,7 +75,7 @@ class Decision:
     margin: Tensor
     keep: Tensor
 
-    @property
+    @cached_property
     def kept(self) -> Tensor:
         """The hard decision, bool, same shape as margin."""
         return self.keep.detach() > 0.5

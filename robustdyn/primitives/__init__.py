@@ -14,7 +14,7 @@ from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import add_conv_at, conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
-from robustdyn.primitives.steps import gru_step, step
+from robustdyn.primitives.steps import gru_step, selected, step
 
 __all__ = [
     "add_conv_at",
@@ -39,6 +39,7 @@ __all__ = [
     "route_top_p",
     "run_or_bypass",
     "run_paths",
+    "selected",
     "step",
     "until_halted",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from robustdyn.decision import Decision
@@ -65,6 +66,13 @@ def gru_step(
     return (h, *(old.index_copy(0, rows, n) for n, old in zip(new, state[1:], strict=True)))
 
 
+def selected(gate: Decision, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` (B, ...) for the samples that `gate` keeps and `old` for the others."""
+    if is_sparse():
+        return torch.where(_beside(gate.kept, new), new, old)
+    return _mix(gate.keep, new, old)
+
+
 def _updated(
     cell: nn.GRUCell, read: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, state: State
 ) -> State:
@@ -73,5 +81,10 @@ def _updated(
 
 
 def _mix(keep: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    keep = keep.reshape(-1, *[1] * (new.dim() - 1))
+    keep = _beside(keep, new)
     return keep * new + (1 - keep) * old
+
+
+def _beside(keep: Tensor, values: Tensor) -> Tensor:
+    """Return keep (B,) with as many dimensions as the values (B, ...)."""
+    return keep.reshape(-1, *[1] * (values.dim() - 1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustdyn.losses import step_cost
 from robustdyn.models.layers import Normalise
-from robustdyn.primitives import gru_step
+from robustdyn.primitives import gru_step, selected
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import decide
@@ -51,7 +51,7 @@ class SkipRNN(nn.Module):
             state = gru_step(gate, self.cell, self._increment, x[:, t], state)
             increment = state[1]
             grown = chance + torch.minimum(increment, 1 - chance)
-            chance = gate.keep * increment + (1 - gate.keep) * grown
+            chance = selected(gate, increment, grown)
         return self.head(state[0])
 
 
