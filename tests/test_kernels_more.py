@@ -181,17 +181,36 @@ def test_recurrent_step(force, cell, density, sizes):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("reads", [1, 3])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_what_a_recurrent_step_reads(force, cell, reads, bias):
+    kernel = force(kernels.masked_rnn_step)
+    module, x, state = _recurrence(cell, 9, 4, 21)
+    read, before = torch.nn.Linear(21, reads, bias=bias), torch.randn(9, reads)
+    mask = torch.rand(9) < 0.5
+    weights = (*module.parameters(), read.weight, read.bias)
+    *new, got = kernel(x, [*state, before], mask, *weights, cell=cell)
+    alone = kernel(x, state, mask, *module.parameters(), cell=cell)
+    assert all(torch.equal(one, other) for one, other in zip(new, alone, strict=True))
+    expected = torch.where(mask[:, None], torch.sigmoid(read(new[0])), before)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @torch.no_grad()
 def test_a_recurrent_step_has_the_same_bits_in_any_company(force, cell):
     kernel = force(kernels.masked_rnn_step)
     if not kernel.implementations:
         pytest.skip("torch's products depend on their number of rows")
     module, x, state = _recurrence(cell, 23, 5, 19)
-    whole = kernel(x, state, torch.ones(23).bool(), *module.parameters(), cell=cell)
+    state.append(torch.randn(23, 2))
+    weights = (*module.parameters(), torch.randn(2, 19))
+    whole = kernel(x, state, torch.ones(23).bool(), *weights, cell=cell)
     for row in range(23):
         one = slice(row, row + 1)
         own = [part[one] for part in state]
-        got = kernel(x[one], own, torch.ones(1).bool(), *module.parameters(), cell=cell)
+        got = kernel(x[one], own, torch.ones(1).bool(), *weights, cell=cell)
         for mine, all_ in zip(got, whole, strict=True):
             assert torch.equal(mine[0], all_[row])
 
@@ -257,7 +276,11 @@ def _calls():
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
-        "masked_rnn_step": ((flat[:, 0], [h], one, wi, wh, None, None), {"cell": "gru"}, 9 * 7),
+        "masked_rnn_step": (
+            (flat[:, 0], [h, h[:, :2]], one, wi, wh, None, None, wh[:2], None),
+            {"cell": "gru"},
+            9 * 7 + 6,
+        ),
         "gather_tokens": ((flat, keep), {}, 0),
         "scatter_tokens": ((flat[:, :2].clone(), keep, flat), {}, 0),
     }
@@ -334,6 +357,13 @@ def test_gradcheck_through_the_reference():
     step = [t.requires_grad_() for t in (torch.randn(2, 3).double(), h, wi, wh)]
     assert torch.autograd.gradcheck(
         lambda x, h, wi, wh: kernels.masked_rnn_step(x, [h], on, wi, wh)[0], step
+    )
+    read = [t.requires_grad_() for t in (torch.randn(2, 2).double(), torch.randn(2, 3).double())]
+    assert torch.autograd.gradcheck(
+        lambda x, h, wi, wh, r, w: kernels.masked_rnn_step(
+            x, [h, r], on, wi, wh, None, None, w, None
+        ),
+        [*step, *read],
     )
 
 

@@ -1,7 +1,7 @@
 // One step of a recurrence for the active samples: both products, the gates and the new state in one
 // pass, for TILE samples and a vector of units at a time; a copy of the state for the others.
 #pragma once
-#include "vectors.h"
+#include "entries.h"
 
 namespace ISA {
 
@@ -131,6 +131,20 @@ inline List<float> starts(const Step& p, int64_t blocks) {
   return bias;
 }
 
+// What is read from the new state of one sample.
+inline void read(const Step& p, int64_t sample) {
+  const float* h = p.next_h + sample * p.units;
+  for (int64_t r = 0; r < p.reads; ++r) {
+    Vec sum = {};
+    for (int64_t k = 0; k < p.units; k += WIDTH) {
+      const int64_t count = p.units - k < WIDTH ? p.units - k : WIDTH;
+      sum += load_part(p.weight_read + r * p.units + k, count) * load_part(h + k, count);
+    }
+    const float value = total(sum) + (p.bias_read ? p.bias_read[r] : 0.0f);
+    p.next_read[sample * p.reads + r] = sigmoid(Vec{value})[0];
+  }
+}
+
 template <class Cell>
 inline void run(const Step& p) {
   const List<int32_t> active = listed(p.mask, p.batch);
@@ -142,9 +156,14 @@ inline void run(const Step& p) {
 #pragma omp for schedule(static) nowait
     for (int64_t k = 0; k <= found; ++k) {  // what lies between two active samples
       const int64_t begin = k ? active[k - 1] + 1 : 0, end = k < found ? active[k] : p.batch;
-      const int64_t at = begin * p.units, count = (end - begin) * p.units;
-      fill_row(p.next_h + at, p.h + at, count, kCopy);
-      if (p.c) fill_row(p.next_c + at, p.c + at, count, kCopy);
+      const auto copy = [&](float* to, const float* from, int64_t size) {
+        if (from && begin < end) {
+          fill_row(to + begin * size, from + begin * size, (end - begin) * size, kCopy);
+        }
+      };
+      copy(p.next_h, p.h, p.units);
+      copy(p.next_c, p.c, p.units);
+      copy(p.next_read, p.read, p.reads);
     }
 #pragma omp for schedule(static) collapse(2)
     for (int64_t block = 0; block < blocks; ++block) {  // all samples use one block in turn
@@ -153,6 +172,8 @@ inline void run(const Step& p) {
         tile<Cell>(p, from, active.data() + t * TILE, found - t * TILE, block * WIDTH);
       }
     }
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < found; ++k) read(p, active[k]);
   }
 }
 

@@ -66,8 +66,11 @@ struct Step {
   const float* weight_ih;  // packed: for each vector of units [inputs][gates][vector]
   const float* weight_hh;  // packed: for each vector of units [units][gates][vector]
   const float *bias_ih, *bias_hh;  // (gates * units)
-  float *next_h, *next_c;          // (batch, units)
-  int64_t batch, inputs, units, x_step, cell, threads;
+  const float *weight_read;        // (reads, units)
+  const float *bias_read;          // (reads)
+  const float *read;               // (batch, reads): sigmoid(weight_read h + bias_read)
+  float *next_h, *next_c, *next_read;
+  int64_t batch, inputs, units, reads, x_step, cell, threads;
 };
 
 struct Table {

@@ -23,6 +23,8 @@ def masked_rnn_step(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    weight_read: None = None,
+    bias_read: None = None,
     *,
     cell: str = "gru",
 ) -> list[Tensor]:
@@ -55,7 +57,10 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, active: Active) -> Ten
 
 
 def _reasons(x: Tensor, state: list[Tensor], mask: Tensor, *weights: Any, **_: Any) -> list[str]:
-    return not_on_cuda(x, *state, *weights, dtypes=(torch.float32,))
+    reasons = not_on_cuda(x, *state, *weights, dtypes=(torch.float32,))
+    if not reasons and any(weight is not None for weight in weights[4:]):
+        return ["there is no kernel that reads from the new state"]
+    return reasons
 
 
 register(recurrent.masked_rnn_step, masked_rnn_step, _reasons)

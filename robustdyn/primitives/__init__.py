@@ -14,7 +14,7 @@ from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import add_conv_at, conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
-from robustdyn.primitives.steps import gru_step, selected, step
+from robustdyn.primitives.steps import gru_state, gru_step, selected, step
 
 __all__ = [
     "add_conv_at",
@@ -27,6 +27,7 @@ __all__ = [
     "early_exits",
     "either",
     "entropy",
+    "gru_state",
     "gru_step",
     "kept_softmax",
     "leaf",

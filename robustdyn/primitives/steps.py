@@ -37,33 +37,28 @@ def step(gate: Decision, cell: Callable[[Tensor, State], State], x: Tensor, stat
     return tuple(_mix(gate.keep, n, old) for n, old in zip(new, state, strict=True))
 
 
-def gru_step(
-    gate: Decision,
-    cell: nn.GRUCell,
-    read: Callable[[Tensor], tuple[Tensor, ...]],
-    x: Tensor,
-    state: State,
-) -> State:
-    """Return what `step` returns for a GRU and what is read from its new state: (h, *read(h)).
+def gru_step(gate: Decision, cell: nn.GRUCell, read: nn.Linear, x: Tensor, state: State) -> State:
+    """Return what `step` returns for a GRU and what is read from its state: (h, sigmoid(read(h))).
 
     Args:
         gate: a decision with margin (B,).
-        cell: the GRU.
-        read: maps h (n, H) to the other tensors of the state, sample by sample.
+        cell, read: the GRU, with H units, and a layer from H to R values.
         x: (B, F), the input at this time step.
-        state: h (B, H), and what `read` returned.
+        state: h (B, H), and what was read from it (B, R).
     """
     if not is_sparse():
-        return step(gate, partial(_updated, cell, read), x, state)
+        return step(gate, partial(gru_state, cell, read), x, state)
     mark_sparse()
-    kept = gate.kept
-    rows = kept.nonzero().flatten()
-    if not len(rows):
+    if not gate.kept.any():
         return state
-    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    (h,) = masked_rnn_step(x, [state[0]], kept, *weights, cell="gru")
-    new = read(h.index_select(0, rows))
-    return (h, *(old.index_copy(0, rows, n) for n, old in zip(new, state[1:], strict=True)))
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, read.weight, read.bias)
+    return tuple(masked_rnn_step(x, list(state), gate.kept, *weights, cell="gru"))
+
+
+def gru_state(cell: nn.GRUCell, read: nn.Linear, x: Tensor, state: State) -> State:
+    """Return the next state of a GRU, and what is read from it; see `gru_step`."""
+    h = cell(x, state[0])
+    return h, torch.sigmoid(read(h))
 
 
 def selected(gate: Decision, new: Tensor, old: Tensor) -> Tensor:
@@ -71,13 +66,6 @@ def selected(gate: Decision, new: Tensor, old: Tensor) -> Tensor:
     if is_sparse():
         return torch.where(_beside(gate.kept, new), new, old)
     return _mix(gate.keep, new, old)
-
-
-def _updated(
-    cell: nn.GRUCell, read: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor, state: State
-) -> State:
-    h = cell(x, state[0])
-    return (h, *read(h))
 
 
 def _mix(keep: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustdyn.losses import step_cost
 from robustdyn.models.layers import Normalise
-from robustdyn.primitives import gru_step, selected
+from robustdyn.primitives import gru_state, gru_step, selected
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import decide
@@ -36,20 +36,16 @@ class SkipRNN(nn.Module):
         self.initial = nn.Parameter(torch.zeros(hidden))
         self.head = nn.Linear(hidden, num_classes)
 
-    def _increment(self, h: Tensor) -> tuple[Tensor]:
-        return (torch.sigmoid(self.increment(h))[:, 0],)  # (B,)
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.normalise(x)  # (B, T, F)
         h = self.initial + x.new_zeros(x.shape[0], 1)  # (B, hidden)
-        h = self.cell(x[:, 0], h)
-        state: tuple[Tensor, ...] = (h, *self._increment(h))
-        chance = state[1]  # of an update at the next step, (B,)
+        state = gru_state(self.cell, self.increment, x[:, 0], (h,))
+        chance = state[1][:, 0]  # of an update at the next step, (B,)
         for t in range(1, x.shape[1]):
             margin = torch.logit(chance, eps=1e-4)
             gate = decide(f"update{t}", margin, kind="step")
-            state = gru_step(gate, self.cell, self._increment, x[:, t], state)
-            increment = state[1]
+            state = gru_step(gate, self.cell, self.increment, x[:, t], state)
+            increment = state[1][:, 0]
             grown = chance + torch.minimum(increment, 1 - chance)
             chance = selected(gate, increment, grown)
         return self.head(state[0])
