@@ -55,14 +55,14 @@ class Steps(nn.Module):
 class GRUSteps(nn.Module):
     def __init__(self, margin):
         super().__init__()
-        self.margin, self.cell, self.read = margin, nn.GRUCell(3, 5), nn.Linear(5, 2)
+        self.margin, self.cell, self.read = margin, nn.GRUCell(3, 5), nn.Linear(5, 1)
 
     def forward(self, x):
-        state = (x.new_zeros(len(x), 5), x.new_ones(len(x), 2))
+        state = (x.new_zeros(len(x), 5), x.new_ones(len(x)))
         for t in range(2):
             gate = rd.decide(f"step{t}", self.margin[: len(x)], kind="step")
             state = gru_step(gate, self.cell, self.read, x, state)
-        return torch.cat([*state, selected(gate, x, 2 * x)], 1)
+        return torch.cat([state[0], state[1][:, None], selected(gate, x, 2 * x)], 1)
 
 
 class Positions(nn.Module):

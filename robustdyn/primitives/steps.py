@@ -38,27 +38,29 @@ def step(gate: Decision, cell: Callable[[Tensor, State], State], x: Tensor, stat
 
 
 def gru_step(gate: Decision, cell: nn.GRUCell, read: nn.Linear, x: Tensor, state: State) -> State:
-    """Return what `step` returns for a GRU and what is read from its state: (h, sigmoid(read(h))).
+    """Return what `step` returns for a GRU and the value sigmoid(read(h)) of its state h.
 
     Args:
         gate: a decision with margin (B,).
-        cell, read: the GRU, with H units, and a layer from H to R values.
+        cell, read: the GRU, with H units, and a layer from H to one value.
         x: (B, F), the input at this time step.
-        state: h (B, H), and what was read from it (B, R).
+        state: h (B, H), and what was read from it (B,).
     """
     if not is_sparse():
         return step(gate, partial(gru_state, cell, read), x, state)
     mark_sparse()
     if not gate.kept.any():
         return state
+    h, value = state
     weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, read.weight, read.bias)
-    return tuple(masked_rnn_step(x, list(state), gate.kept, *weights, cell="gru"))
+    h, column = masked_rnn_step(x, [h, value[:, None]], gate.kept, *weights, cell="gru")
+    return h, column[:, 0]
 
 
 def gru_state(cell: nn.GRUCell, read: nn.Linear, x: Tensor, state: State) -> State:
     """Return the next state of a GRU, and what is read from it; see `gru_step`."""
     h = cell(x, state[0])
-    return h, torch.sigmoid(read(h))
+    return h, torch.sigmoid(read(h))[:, 0]
 
 
 def selected(gate: Decision, new: Tensor, old: Tensor) -> Tensor:

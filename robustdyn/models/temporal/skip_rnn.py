@@ -40,12 +40,12 @@ class SkipRNN(nn.Module):
         x = self.normalise(x)  # (B, T, F)
         h = self.initial + x.new_zeros(x.shape[0], 1)  # (B, hidden)
         state = gru_state(self.cell, self.increment, x[:, 0], (h,))
-        chance = state[1][:, 0]  # of an update at the next step, (B,)
+        chance = state[1]  # of an update at the next step, (B,)
         for t in range(1, x.shape[1]):
             margin = torch.logit(chance, eps=1e-4)
             gate = decide(f"update{t}", margin, kind="step")
             state = gru_step(gate, self.cell, self.increment, x[:, t], state)
-            increment = state[1][:, 0]
+            increment = state[1]
             grown = chance + torch.minimum(increment, 1 - chance)
             chance = selected(gate, increment, grown)
         return self.head(state[0])
