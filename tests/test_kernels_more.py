@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,6 +11,7 @@ import robustdyn as rd
 from robustdyn import kernels
 from robustdyn.kernels import KERNELS, native
 from robustdyn.kernels.native import ISAS, VARIABLE
+from robustdyn.kernels.watchers import unwatched
 from robustdyn.macs import macs_of
 
 CHOICES = [f"cpp {isa}" for isa in ISAS] + ["torch"]
@@ -383,3 +385,25 @@ def test_recording_says_which_implementation_ran(monkeypatch):
     assert "masked_conv2d" in str(report)
     kernels.gather_rows(x, torch.tensor([0]))
     assert report.rows()[0] == ("gather_rows", "torch", 1)
+
+
+@torch.no_grad()
+def test_a_kernel_is_an_operator_for_whoever_watches():
+    x, rows = torch.randn(4, 3), torch.tensor([1, 3])
+    w, mask = torch.randn(5, 3, 1, 1), torch.ones(4, 1, 1).bool()
+    assert unwatched((x, [x], rows, None, 3))
+    with torch.enable_grad():
+        assert not unwatched((x, rows))
+    with FlopCounterMode(display=False) as counter:
+        kernels.masked_conv2d(x[:, None, None], w, mask)
+    assert counter.get_total_flops() == 2 * 4 * 15
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x), mode.from_tensor(rows)
+    for arguments in (fake, (x.to("meta"), rows.to("meta"))):
+        assert not unwatched(arguments)
+        assert kernels.gather_rows(*arguments).shape == (2, 3)
+    mapped = torch.vmap(lambda part: part * unwatched((part,)))(x)
+    assert not mapped.any()
+    with torch.profiler.profile() as profile:
+        kernels.gather_rows(x, rows)
+    assert "robustdyn::gather_rows" in {event.key for event in profile.key_averages()}
