@@ -10,7 +10,14 @@ if __name__ != "robustdyn.kernels":
         "This folder is the package robustdyn.kernels: `import robustdyn.kernels`, not `kernels`."
     )
 
-from robustdyn.kernels import chunked, cpp_conv, cpp_more, cpp_thin, cuda  # noqa: F401  (they register)
+from robustdyn.kernels import (  # noqa: F401  (they register)
+    chunked,
+    cpp_conv,
+    cpp_more,
+    cpp_recurrent,
+    cpp_thin,
+    cuda,
+)
 from robustdyn.kernels.affine import masked_affine_act
 from robustdyn.kernels.channel_conv import channel_masked_conv2d
 from robustdyn.kernels.compaction import Active, mask_compact

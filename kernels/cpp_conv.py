@@ -20,6 +20,8 @@ CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
 DEPTHWISE_CROSSOVER = 0.8
 
+DTYPES = (torch.float32, torch.bool)
+
 
 def crossover(weight: Tensor) -> float:
     """Return up to which active fraction C++ is the faster one for this weight."""
@@ -48,9 +50,9 @@ def tensor_reasons(*tensors: Tensor | None) -> list[str]:
     for tensor in tensors:
         if tensor is None:
             continue
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return [f"runs on the CPU, not on {tensor.device}"]
-        if tensor.dtype not in (torch.float32, torch.bool):
+        if tensor.dtype not in DTYPES:
             return [f"needs float32, not {tensor.dtype}"]
     return [reason] if (reason := why_not()) else []
 

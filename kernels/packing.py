@@ -57,8 +57,11 @@ def _sample(weight: Tensor) -> Tensor:
     """About 64 values, spread over the storage that the weight looks at."""
     count = weight.numel()
     if weight.is_contiguous():
-        return weight.view(-1)[:: max(1, count // 64)]
-    return weight.select(2, 0).select(2, 0)[:: max(1, weight.shape[0] // 8), :8].flatten()
+        step = max(1, count // 64)
+        return weight.as_strided((-(-count // step),), (step,))
+    while weight.dim() > 2:
+        weight = weight.select(2, 0)
+    return weight[:: max(1, weight.shape[0] // 8), :8].flatten()
 
 
 def blocks(matrices: Tensor, width: int) -> Tensor:

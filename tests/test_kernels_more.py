@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,6 +11,7 @@ import robustdyn as rd
 from robustdyn import kernels
 from robustdyn.kernels import KERNELS, native
 from robustdyn.kernels.native import ISAS, VARIABLE
+from robustdyn.kernels.watchers import unwatched
 from robustdyn.macs import macs_of
 
 CHOICES = [f"cpp {isa}" for isa in ISAS] + ["torch"]
@@ -165,20 +167,82 @@ def test_experts_equal_a_loop_over_tokens():
     torch.testing.assert_close(plain[0], x[order[0] // 2] @ weight[chosen.flatten()[order[0]]])
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "tanh"])
+CELLS = {"gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell, "tanh": torch.nn.RNNCell}
+
+
+def _recurrence(cell, batch, features, units):
+    sequence = torch.randn(batch, 3, features)
+    state = [torch.randn(batch, units) for _ in range(2 if cell == "lstm" else 1)]
+    return CELLS[cell](features, units), sequence[:, 1], state  # a time step: rows lie apart
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("density", [-1.0, 0.5, 2.0])
-def test_recurrent_step(cell, density):
-    module = {"gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell, "tanh": torch.nn.RNNCell}[cell]
-    module = module(4, 3)
-    x, mask = torch.randn(6, 4), torch.rand(6) < density
-    state = [torch.randn(6, 3) for _ in range(2 if cell == "lstm" else 1)]
-    with torch.no_grad():
-        new = module(x, tuple(state)) if cell == "lstm" else (module(x, state[0]),)
-        got = kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell=cell)
+@pytest.mark.parametrize("sizes", [(6, 4, 3), (1, 1, 1), (45, 12, 64), (17, 21, 37)])
+@torch.no_grad()
+def test_recurrent_step(force, cell, density, sizes):
+    kernel = force(kernels.masked_rnn_step)
+    module, x, state = _recurrence(cell, *sizes)
+    mask = torch.rand(sizes[0]) < density
+    new = module(x, tuple(state)) if cell == "lstm" else (module(x, state[0]),)
+    x[~mask] = float("nan")
+    got = kernel(x, state, mask, *module.parameters(), cell=cell)
     for before, after, mine in zip(state, new, got, strict=True):
-        torch.testing.assert_close(mine, torch.where(mask[:, None], after, before))
+        torch.testing.assert_close(mine[mask], after[mask], rtol=0, atol=2e-6)
+        assert torch.equal(mine[~mask], before[~mask])
+    bare = kernel(x, state, mask, module.weight_ih, module.weight_hh, cell=cell)
+    zeros = torch.zeros_like(module.bias_ih)
+    biases = kernel(x, state, mask, module.weight_ih, module.weight_hh, zeros, zeros, cell=cell)
+    assert all(torch.equal(one, other) for one, other in zip(bare, biases, strict=True))
     with pytest.raises(ValueError, match="cell must be"):
-        kernels.masked_rnn_step(x, state, mask, *module.parameters(), cell="none")
+        kernel(x, state, mask, *module.parameters(), cell="none")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("reads", [1, 3])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_what_a_recurrent_step_reads(force, cell, reads, bias):
+    kernel = force(kernels.masked_rnn_step)
+    module, x, state = _recurrence(cell, 9, 4, 21)
+    read, before = torch.nn.Linear(21, reads, bias=bias), torch.randn(9, reads)
+    mask = torch.rand(9) < 0.5
+    weights = (*module.parameters(), read.weight, read.bias)
+    *new, got = kernel(x, [*state, before], mask, *weights, cell=cell)
+    alone = kernel(x, state, mask, *module.parameters(), cell=cell)
+    assert all(torch.equal(one, other) for one, other in zip(new, alone, strict=True))
+    expected = torch.where(mask[:, None], torch.sigmoid(read(new[0])), before)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@torch.no_grad()
+def test_a_recurrent_step_has_the_same_bits_in_any_company(force, cell):
+    kernel = force(kernels.masked_rnn_step)
+    if not kernel.implementations:
+        pytest.skip("torch's products depend on their number of rows")
+    module, x, state = _recurrence(cell, 23, 5, 19)
+    state.append(torch.randn(23, 2))
+    weights = (*module.parameters(), torch.randn(2, 19))
+    whole = kernel(x, state, torch.ones(23).bool(), *weights, cell=cell)
+    for row in range(23):
+        one = slice(row, row + 1)
+        own = [part[one] for part in state]
+        got = kernel(x[one], own, torch.ones(1).bool(), *weights, cell=cell)
+        for mine, all_ in zip(got, whole, strict=True):
+            assert torch.equal(mine[0], all_[row])
+
+
+@torch.no_grad()
+def test_gates_are_exact_to_their_limits(force):
+    kernel = force(kernels.masked_rnn_step)
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, -89, 89, 1e4, float("nan")])])
+    one, mask, zeros = torch.ones(1, 1), torch.ones(len(x)).bool(), torch.zeros(len(x), 1)
+    (tanh,) = kernel(x[:, None], [zeros], mask, one, 0 * one, cell="tanh")
+    torch.testing.assert_close(tanh[:, 0], x.tanh(), rtol=0, atol=3e-7, equal_nan=True)
+    stay = torch.tensor([[0.0], [1.0], [0.0]])  # h' = sigmoid(x) h
+    (h,) = kernel(x[:, None], [zeros + 1], mask, stay, 0 * stay, cell="gru")
+    torch.testing.assert_close(h[:, 0], x.sigmoid(), rtol=0, atol=3e-7, equal_nan=True)
 
 
 def test_tokens():
@@ -231,7 +295,11 @@ def _calls():
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
-        "masked_rnn_step": ((flat[:, 0], [h], one, wi, wh, None, None), {"cell": "gru"}, 9 * 7),
+        "masked_rnn_step": (
+            (flat[:, 0], [h, h[:, :2]], one, wi, wh, None, None, wh[:2], None),
+            {"cell": "gru"},
+            9 * 7 + 6,
+        ),
         "gather_tokens": ((flat, keep), {}, 0),
         "scatter_tokens": ((flat[:, :2].clone(), keep, flat), {}, 0),
     }
@@ -312,6 +380,13 @@ def test_gradcheck_through_the_reference():
     assert torch.autograd.gradcheck(
         lambda x, h, wi, wh: kernels.masked_rnn_step(x, [h], on, wi, wh)[0], step
     )
+    read = [t.requires_grad_() for t in (torch.randn(2, 2).double(), torch.randn(2, 3).double())]
+    assert torch.autograd.gradcheck(
+        lambda x, h, wi, wh, r, w: kernels.masked_rnn_step(
+            x, [h, r], on, wi, wh, None, None, w, None
+        ),
+        [*step, *read],
+    )
 
 
 def test_recording_says_which_implementation_ran(monkeypatch):
@@ -330,3 +405,25 @@ def test_recording_says_which_implementation_ran(monkeypatch):
     assert "masked_conv2d" in str(report)
     kernels.gather_rows(x, torch.tensor([0]))
     assert report.rows()[0] == ("gather_rows", "torch", 1)
+
+
+@torch.no_grad()
+def test_a_kernel_is_an_operator_for_whoever_watches():
+    x, rows = torch.randn(4, 3), torch.tensor([1, 3])
+    w, mask = torch.randn(5, 3, 1, 1), torch.ones(4, 1, 1).bool()
+    assert unwatched((x, [x], rows, None, 3))
+    with torch.enable_grad():
+        assert not unwatched((x, rows))
+    with FlopCounterMode(display=False) as counter:
+        kernels.masked_conv2d(x[:, None, None], w, mask)
+    assert counter.get_total_flops() == 2 * 4 * 15
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x), mode.from_tensor(rows)
+    for arguments in (fake, (x.to("meta"), rows.to("meta"))):
+        assert not unwatched(arguments)
+        assert kernels.gather_rows(*arguments).shape == (2, 3)
+    mapped = torch.vmap(lambda part: part * unwatched((part,)))(x)
+    assert not mapped.any()
+    with torch.profiler.profile() as profile:
+        kernels.gather_rows(x, rows)
+    assert "robustdyn::gather_rows" in {event.key for event in profile.key_averages()}

@@ -13,7 +13,9 @@ from robustdyn.primitives import (
     confidence,
     conv_at,
     early_exits,
+    gru_step,
     run_or_bypass,
+    selected,
     step,
 )
 from robustdyn.primitives.exits import confidence_logit
@@ -48,6 +50,19 @@ class Steps(nn.Module):
             gate = rd.decide(f"step{t}", self.margin[: len(x)], kind="step")
             state = step(gate, lambda u, s: (self.cell(u, s[0]), s[1] * 2), x, state)
         return torch.cat([state[0], state[1][:, None]], 1)
+
+
+class GRUSteps(nn.Module):
+    def __init__(self, margin):
+        super().__init__()
+        self.margin, self.cell, self.read = margin, nn.GRUCell(3, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        state = (x.new_zeros(len(x), 5), x.new_ones(len(x)))
+        for t in range(2):
+            gate = rd.decide(f"step{t}", self.margin[: len(x)], kind="step")
+            state = gru_step(gate, self.cell, self.read, x, state)
+        return torch.cat([state[0], state[1][:, None], selected(gate, x, 2 * x)], 1)
 
 
 class Positions(nn.Module):
@@ -92,6 +107,7 @@ def _models():
         yield f"bypass {pattern}", Skips(run_or_bypass, margin), (4, 3)
         yield f"add {pattern}", Skips(add_if_kept, margin), (4, 3)
         yield f"step {pattern}", Steps(margin), (4, 3)
+        yield f"GRU step {pattern}", GRUSteps(margin), (4, 3)
         for stride in (1, 2):
             for size in (5, 8):
                 case = f"positions {pattern}, stride {stride}, size {size}"

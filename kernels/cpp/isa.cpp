@@ -21,7 +21,8 @@
 #include "conv.h"
 #include "depthwise.h"
 #include "entries.h"
+#include "recurrent.h"
 #include "thin.h"
 
 const Table TABLE = {WIDTH,        ISA::conv,   ISA::depthwise, ISA::channels,
-                     ISA::entries, ISA::affine, ISA::thin};
+                     ISA::entries, ISA::affine, ISA::thin,      ISA::step};

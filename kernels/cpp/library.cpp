@@ -33,5 +33,6 @@ void robustdyn_channels(int64_t isa, const ChannelConv* call) { table(isa)->chan
 void robustdyn_entries(int64_t isa, const EntryConv* call) { table(isa)->entries(*call); }
 void robustdyn_affine(int64_t isa, const Affine* call) { table(isa)->affine(*call); }
 void robustdyn_thin(int64_t isa, const ThinConv* call) { table(isa)->thin(*call); }
+void robustdyn_step(int64_t isa, const Step* call) { table(isa)->step(*call); }
 }
 #pragma GCC visibility pop

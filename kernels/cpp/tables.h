@@ -68,6 +68,23 @@ struct Affine {
   int64_t positions, channels, relu, fill, threads;
 };
 
+enum CellKind : int64_t { kGru = 0, kLstm = 1, kTanh = 2 };
+
+// The next state of a recurrence for the active samples; a copy of the state for the others.
+struct Step {
+  const float* x;          // (batch, inputs), rows x_step apart
+  const float *h, *c;      // (batch, units); c is an LSTM's
+  const uint8_t* mask;     // (batch)
+  const float* weight_ih;  // packed: for each vector of units [inputs][gates][vector]
+  const float* weight_hh;  // packed: for each vector of units [units][gates][vector]
+  const float *bias_ih, *bias_hh;  // (gates * units)
+  const float *weight_read;        // (reads, units)
+  const float *bias_read;          // (reads)
+  const float *read;               // (batch, reads): sigmoid(weight_read h + bias_read)
+  float *next_h, *next_c, *next_read;
+  int64_t batch, inputs, units, reads, x_step, cell, threads;
+};
+
 struct Table {
   int64_t vector_width;
   void (*conv)(const Conv&);
@@ -76,6 +93,7 @@ struct Table {
   void (*entries)(const EntryConv&);
   void (*affine)(const Affine&);
   void (*thin)(const ThinConv&);
+  void (*step)(const Step&);
 };
 
 extern const Table generic_table;

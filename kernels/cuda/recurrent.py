@@ -12,7 +12,7 @@ from robustdyn.kernels.cuda.launch import launch
 from robustdyn.kernels.cuda.packing import pack
 from robustdyn.kernels.cuda.product import convolve
 from robustdyn.kernels.cuda.support import not_on_cuda, register, row_grid
-from robustdyn.kernels.recurrent import CELLS
+from robustdyn.kernels.recurrent import check_cell
 
 
 def masked_rnn_step(
@@ -23,6 +23,8 @@ def masked_rnn_step(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    weight_read: None = None,
+    bias_read: None = None,
     *,
     cell: str = "gru",
 ) -> list[Tensor]:
@@ -30,8 +32,7 @@ def masked_rnn_step(
 
     Two products over the rows of the active samples, then their gates.
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+    check_cell(cell)
     active = mask_compact(mask)
     old = [part.contiguous() for part in state]
     new = [part.clone() for part in old]
@@ -56,7 +57,10 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, active: Active) -> Ten
 
 
 def _reasons(x: Tensor, state: list[Tensor], mask: Tensor, *weights: Any, **_: Any) -> list[str]:
-    return not_on_cuda(x, *state, *weights, dtypes=(torch.float32,))
+    reasons = not_on_cuda(x, *state, *weights, dtypes=(torch.float32,))
+    if not reasons and any(weight is not None for weight in weights[4:]):
+        return ["there is no kernel that reads from the new state"]
+    return reasons
 
 
 register(recurrent.masked_rnn_step, masked_rnn_step, _reasons)

@@ -16,7 +16,7 @@ from robustdyn.primitives.partial_sums import partial_conv
 from robustdyn.primitives.paths import any_open, either, leaf, run_paths
 from robustdyn.primitives.positions import add_conv_at, conv_at
 from robustdyn.primitives.skip import add_if_kept, run_or_bypass
-from robustdyn.primitives.steps import step
+from robustdyn.primitives.steps import gru_state, gru_step, selected, step
 
 __all__ = [
     "add_conv_at",
@@ -31,6 +31,8 @@ __all__ = [
     "entropy",
     "for_kernels",
     "gate_conv",
+    "gru_state",
+    "gru_step",
     "kept_softmax",
     "leaf",
     "masked_channels",
@@ -42,6 +44,7 @@ __all__ = [
     "route_top_p",
     "run_or_bypass",
     "run_paths",
+    "selected",
     "step",
     "until_halted",
 ]

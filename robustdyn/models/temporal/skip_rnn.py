@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustdyn.losses import step_cost
 from robustdyn.models.layers import Normalise
-from robustdyn.primitives import step
+from robustdyn.primitives import gru_state, gru_step, selected
 from robustdyn.recipe import Recipe
 from robustdyn.registry import register_model
 from robustdyn.trace import decide
@@ -36,22 +36,18 @@ class SkipRNN(nn.Module):
         self.initial = nn.Parameter(torch.zeros(hidden))
         self.head = nn.Linear(hidden, num_classes)
 
-    def _update(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        h = self.cell(x, state[0])
-        return h, torch.sigmoid(self.increment(h))[:, 0]  # (B, hidden), (B,)
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.normalise(x)  # (B, T, F)
         h = self.initial + x.new_zeros(x.shape[0], 1)  # (B, hidden)
-        state: tuple[Tensor, ...] = self._update(x[:, 0], (h,))
+        state = gru_state(self.cell, self.increment, x[:, 0], (h,))
         chance = state[1]  # of an update at the next step, (B,)
         for t in range(1, x.shape[1]):
             margin = torch.logit(chance, eps=1e-4)
             gate = decide(f"update{t}", margin, kind="step")
-            state = step(gate, self._update, x[:, t], state)
+            state = gru_step(gate, self.cell, self.increment, x[:, t], state)
             increment = state[1]
             grown = chance + torch.minimum(increment, 1 - chance)
-            chance = gate.keep * increment + (1 - gate.keep) * grown
+            chance = selected(gate, increment, grown)
         return self.head(state[0])
 
 
