@@ -1,7 +1,5 @@
 """Convolution to a few outputs, as spatial gates need it: with one, vectors of outputs lie idle."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
 
