@@ -137,7 +137,7 @@ def test_single_entries(force, density, stride, residual):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel_size, padding", [(1, 0), (3, 1), (5, 4), (3, 0)])
+@pytest.mark.parametrize(("kernel_size", "padding"), [(1, 0), (3, 1), (5, 4), (3, 0)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("depth", [1, 5, 16, 33])
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -7,7 +7,7 @@ from robustdyn.kernels import thin_conv2d
 
 
 def gate_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return conv(x), (B, O, H', W'), of which a gate's margins are made: few channels, all positions.
+    """Return conv(x), (B, O, H', W'), the margins of a gate or a part of them: few channels.
 
     Such a convolution always runs. With one output it takes torch's dense kernel as long as with
     a vector of them; sparse execution has one of its own.

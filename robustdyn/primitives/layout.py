@@ -17,7 +17,7 @@ def zeros_for(y: Tensor, count: int) -> Tensor:
 
 
 def for_kernels(x: Tensor) -> Tensor:
-    """Return x (B, C, H, W), in sparse execution channels-last, which is how masked kernels read it.
+    """Return x (B, C, H, W), in sparse execution channels-last, as masked kernels read it.
 
     Else every kernel that reads x would turn it for itself.
     """
