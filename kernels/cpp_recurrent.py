@@ -14,7 +14,7 @@ from robustdyn.kernels.native import pointer, threads
 from robustdyn.kernels.packing import packed
 from robustdyn.kernels.recurrent import CELLS, check_cell, masked_rnn_step
 
-LEAST_WIDTH = 8
+LEAST_WIDTH = 8  # of a vector: with less, torch is faster
 
 
 class StepCall(ctypes.Structure):
