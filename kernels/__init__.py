@@ -13,6 +13,7 @@ if __name__ != "robustdyn.kernels":
 from robustdyn.kernels import (  # noqa: F401  (they register)
     chunked,
     cpp_conv,
+    cpp_linear,
     cpp_more,
     cpp_recurrent,
     cpp_thin,
@@ -27,6 +28,7 @@ from robustdyn.kernels.dilation import mask_dilate
 from robustdyn.kernels.dispatch import KERNELS, Implementation, Kernel, get_kernel, recording
 from robustdyn.kernels.entry_conv import entry_masked_conv2d
 from robustdyn.kernels.experts import Routes, combine_experts, grouped_matmul, route_experts
+from robustdyn.kernels.linear import masked_linear
 from robustdyn.kernels.masked_conv import masked_conv2d
 from robustdyn.kernels.recurrent import masked_rnn_step
 from robustdyn.kernels.rows import gather_rows, scatter_rows
@@ -52,6 +54,7 @@ __all__ = [
     "masked_conv2d",
     "masked_conv2d_input_grad",
     "masked_depthwise_conv2d",
+    "masked_linear",
     "masked_rnn_step",
     "recording",
     "route_experts",

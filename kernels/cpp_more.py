@@ -19,8 +19,8 @@ from robustdyn.kernels.packing import packed
 # From these active fractions on, torch's dense operations are faster.
 CHANNEL_CROSSOVER = 0.5  # of the weights; of 1x1 convolutions, of which less is saved:
 CHANNEL_CROSSOVER_1 = 0.3
-ENTRY_CROSSOVER = 0.3
-ENTRY_WINDOW = 256  # with smaller windows it is always dense
+ENTRY_CROSSOVER = 0.4
+ENTRY_WINDOW = 200  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
 
 
@@ -78,7 +78,7 @@ def _channel_reasons(
     if reasons:
         return reasons
     if x.shape[1] * x.shape[2] == 1:
-        return ["one position does not pay for packing its weights"]
+        return ["one position does not fill a vector: dense is faster"]
     most = CHANNEL_CROSSOVER_1 if weight[0, 0].numel() == 1 else CHANNEL_CROSSOVER
     if _part(inputs) * _part(outputs) > most:
         return [f"more than {most:.0%} of the weights are used: dense is faster"]

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.filling import where
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
@@ -31,7 +31,7 @@ def entry_masked_conv2d(
         stride, padding: of the convolution, the same in both directions.
     """
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding).permute(0, 2, 3, 1)
-    y = torch.where(mask, y, 0)
+    y = where(mask, y)
     return (y if residual is None else y + residual).contiguous()
 
 

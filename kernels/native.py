@@ -17,6 +17,7 @@ from robustdyn.kernels.build import NAME, SOURCES, BuildError, cached_library, f
 
 ISAS = ("generic", "avx2", "avx512")
 VARIABLE = "ROBUSTDYN_CPP"
+FUNCTIONS = ("conv", "depthwise", "channels", "entries", "affine", "thin", "step", "linear")
 
 
 class Native(NamedTuple):
@@ -75,7 +76,7 @@ def _load(stated: str) -> Native | str:
         library = _open(path)
     except (BuildError, ImportError, OSError) as error:
         return str(error)
-    for function in ("conv", "depthwise", "channels", "entries", "affine", "thin", "step"):
+    for function in FUNCTIONS:
         getattr(library, f"robustdyn_{function}").argtypes = [ctypes.c_int64, ctypes.c_void_p]
     for function in ("best_isa", "vector_width"):
         getattr(library, f"robustdyn_{function}").restype = ctypes.c_int64

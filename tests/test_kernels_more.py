@@ -153,6 +153,19 @@ def test_few_outputs(force, kernel_size, padding, stride, depth, outputs):
         assert torch.equal(got[1:], alone)
 
 
+@pytest.mark.parametrize("which", ["inputs", "outputs", "both"])
+@pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
+@pytest.mark.parametrize(("batch", "depth", "outputs"), [(1, 3, 5), (17, 20, 40), (3, 33, 16)])
+def test_linear_layers(force, which, density, batch, depth, outputs):
+    kernel = force(kernels.masked_linear)
+    x, weight, bias = torch.randn(batch, depth), torch.randn(outputs, depth), torch.randn(outputs)
+    live = torch.rand(batch, depth) < density if which != "outputs" else None
+    kept = torch.rand(batch, outputs) < density if which != "inputs" else None
+    y = F.linear(x if live is None else x * live, weight, bias)
+    got = kernel(x, weight, live, kept, bias)
+    torch.testing.assert_close(got, y if kept is None else y * kept, rtol=1e-4, atol=1e-4)
+
+
 def test_experts_equal_a_loop_over_tokens():
     x, weight, bias = torch.randn(7, 4), torch.randn(5, 4, 3), torch.randn(5, 3)
     chosen = torch.stack([torch.randperm(4)[:2] for _ in range(7)])  # the fifth gets none
@@ -292,6 +305,7 @@ def _calls():
         "channel_masked_conv2d": ((x, w, live, kept, bias), shape, pairs * 9 * 30),
         "entry_masked_conv2d": ((x, w, entries), shape, int(entries.sum()) * 36),
         "thin_conv2d": ((x, w[:1], bias[:1]), shape, 2 * 5 * 6 * w[0].numel()),
+        "masked_linear": ((tokens, wi, tokens > 0, None, None), {}, 9 * int((tokens > 0).sum())),
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
@@ -373,6 +387,11 @@ def test_gradcheck_through_the_reference():
     )
     assert torch.autograd.gradcheck(
         lambda x, w: kernels.thin_conv2d(x, w, stride=2, padding=1), weights
+    )
+    rows, matrix = (t.detach().clone().requires_grad_() for t in (x[0, 0], w[..., 0, 0]))
+    on = torch.rand(len(rows), len(matrix)) < 0.5
+    assert torch.autograd.gradcheck(
+        lambda x, w: kernels.masked_linear(x, w, None, on), (rows, matrix)
     )
     h, wi, wh = torch.randn(2, 3).double(), torch.randn(9, 3).double(), torch.randn(9, 3).double()
     on = torch.tensor([True, False])

@@ -5,15 +5,6 @@
 
 namespace ISA {
 
-inline float total(Vec value) {
-  float parts[WIDTH];
-  store(parts, value);
-  for (int half = WIDTH / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; ++k) parts[k] += parts[k + half];
-  }
-  return parts[0];
-}
-
 template <int COUNT>
 inline void dots(const float* window, const float* weight, int64_t size, const int64_t* kept,
                  const float* residual, float* out) {
@@ -26,9 +17,11 @@ inline void dots(const float* window, const float* weight, int64_t size, const i
 #pragma GCC unroll 4
     for (int k = 0; k < COUNT; ++k) sums[k] += values * load(rows[k] + c);
   }
+  float totals[COUNT];
+  sum_lanes(sums, totals);
 #pragma GCC unroll 4
   for (int k = 0; k < COUNT; ++k) {
-    out[kept[k]] = total(sums[k]) + (residual ? residual[kept[k]] : 0.0f);
+    out[kept[k]] = totals[k] + (residual ? residual[kept[k]] : 0.0f);
   }
 }
 

@@ -21,8 +21,10 @@
 #include "conv.h"
 #include "depthwise.h"
 #include "entries.h"
+#include "linear.h"
 #include "recurrent.h"
 #include "thin.h"
 
 const Table TABLE = {WIDTH,        ISA::conv,   ISA::depthwise, ISA::channels,
-                     ISA::entries, ISA::affine, ISA::thin,      ISA::step};
+                     ISA::entries, ISA::affine, ISA::thin,      ISA::step,
+                     ISA::linear};

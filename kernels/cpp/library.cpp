@@ -34,5 +34,6 @@ void robustdyn_entries(int64_t isa, const EntryConv* call) { table(isa)->entries
 void robustdyn_affine(int64_t isa, const Affine* call) { table(isa)->affine(*call); }
 void robustdyn_thin(int64_t isa, const ThinConv* call) { table(isa)->thin(*call); }
 void robustdyn_step(int64_t isa, const Step* call) { table(isa)->step(*call); }
+void robustdyn_linear(int64_t isa, const Linear* call) { table(isa)->linear(*call); }
 }
 #pragma GCC visibility pop

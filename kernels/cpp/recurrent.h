@@ -140,7 +140,9 @@ inline void read(const Step& p, int64_t sample) {
       const int64_t count = p.units - k < WIDTH ? p.units - k : WIDTH;
       sum += load_part(p.weight_read + r * p.units + k, count) * load_part(h + k, count);
     }
-    const float value = total(sum) + (p.bias_read ? p.bias_read[r] : 0.0f);
+    float value;
+    sum_lanes<1>({sum}, &value);
+    value += p.bias_read ? p.bias_read[r] : 0.0f;
     p.next_read[sample * p.reads + r] = sigmoid(Vec{value})[0];
   }
 }

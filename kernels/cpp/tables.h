@@ -47,6 +47,16 @@ struct EntryConv {
   int64_t threads;
 };
 
+// x weight^T + bias at the kept outputs of each sample; elsewhere 0.
+struct Linear {
+  const float* x;       // (batch, depth)
+  const float* weight;  // packed: for each vector of outputs [depth][vector]
+  const uint8_t* kept;  // (batch, outputs)
+  const float* bias;    // (outputs)
+  float* out;           // (batch, outputs)
+  int64_t batch, depth, outputs, threads;
+};
+
 // conv(x) + bias for a few outputs.
 struct ThinConv {
   const float* x;       // (batch, height, width, depth)
@@ -94,6 +104,7 @@ struct Table {
   void (*affine)(const Affine&);
   void (*thin)(const ThinConv&);
   void (*step)(const Step&);
+  void (*linear)(const Linear&);
 };
 
 extern const Table generic_table;

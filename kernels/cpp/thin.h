@@ -5,19 +5,6 @@
 
 namespace ISA {
 
-// Lane k of the result is the sum of vector k; the sums are made half by half.
-inline Vec sums_of(const Vec (&values)[WIDTH]) {
-  float lanes[WIDTH][WIDTH], sums[WIDTH];
-  for (int k = 0; k < WIDTH; ++k) store(lanes[k], values[k]);
-  for (int half = WIDTH / 2; half > 0; half /= 2) {
-    for (int k = 0; k < WIDTH; ++k) {
-      for (int l = 0; l < half; ++l) lanes[k][l] += lanes[k][l + half];
-    }
-  }
-  for (int k = 0; k < WIDTH; ++k) sums[k] = lanes[k][0];
-  return load(sums);
-}
-
 inline void add_products(const float* a, const float* b, int64_t count, Vec& sum) {
   int64_t c = 0;
   for (; c + WIDTH <= count; c += WIDTH) sum += load(a + c) * load(b + c);
@@ -68,7 +55,8 @@ void thin(const ThinConv& p) {
         for (int64_t k = 0; k < here; ++k) {
           values[k] = window_product(p, from, first + k, p.weight + o * size);
         }
-        const Vec sums = sums_of(values);
+        float sums[WIDTH];
+        sum_lanes(values, sums);
         for (int64_t k = 0; k < here; ++k) out[(first + k) * p.outputs + o] = sums[k] + bias;
       }
     }

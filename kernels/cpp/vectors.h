@@ -16,6 +16,22 @@ inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from);
 inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
 inline Vec positive(Vec value) { return value < 0.0f ? Vec{} : value; }
 
+// The sums of the lanes of each vector; all of them are halved together until one lane is left.
+template <int COUNT>
+inline void sum_lanes(const Vec (&values)[COUNT], float* sums) {
+  float lanes[COUNT][WIDTH];
+#pragma GCC unroll 16
+  for (int k = 0; k < COUNT; ++k) store(lanes[k], values[k]);
+#pragma GCC unroll 4
+  for (int half = WIDTH / 2; half > 0; half /= 2) {
+#pragma GCC unroll 16
+    for (int k = 0; k < COUNT; ++k) {
+      for (int l = 0; l < half; ++l) lanes[k][l] += lanes[k][l + half];
+    }
+  }
+  for (int k = 0; k < COUNT; ++k) sums[k] = lanes[k][0];
+}
+
 // A vector of the standard library is a weak symbol, which the linker may take from the file of any
 // instruction set; with an allocator of this namespace it is this one's.
 template <class T>

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from robustdyn.decision import Decision, Share
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import channel_masked_conv2d
+from robustdyn.kernels import channel_masked_conv2d, masked_linear
 from robustdyn.primitives.folding import folded
 from robustdyn.trace import mark_sparse, region
 
@@ -76,7 +76,7 @@ def _union(gates: Sequence[Decision]) -> Tensor:
 def _of_channels(blocks: Tensor, channels: int) -> Tensor:
     """Repeat each block's entry for its channels, (B, G) -> (B, C)."""
     count = blocks.shape[1]
-    return blocks if count == channels else blocks.repeat_interleave(channels // count, 1)
+    return blocks[:, :, None].expand(-1, -1, channels // count).flatten(1)
 
 
 def _dense(
@@ -103,9 +103,8 @@ def _sparse(
     count, channels = layer.weight.shape[:2]
     kept = None if outputs is None else _of_channels(outputs.kept, count)
     live = _of_channels(_union(inputs), channels) if inputs else None
-    if isinstance(layer, nn.Linear):  # a convolution of one position
-        weight = weight[:, :, None, None]
-        return channel_masked_conv2d(x[:, None, None], weight, live, kept, bias)[:, 0, 0]
+    if isinstance(layer, nn.Linear):
+        return masked_linear(x, weight, live, kept, bias)
     y = channel_masked_conv2d(
         x.permute(0, 2, 3, 1),
         weight,
