@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.filling import where
-from robustdyn.kernels.masked_conv import output_size
+from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
@@ -47,19 +47,17 @@ def channel_masked_conv2d(
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def _size(x, weight, stride=1, padding=0, dilation=1, **_: Any) -> list[int]:
-    return [output_size(x.shape[d], weight.shape[d + 1], stride, padding, dilation) for d in (1, 2)]
+def _fake(
+    x, weight, inputs=None, outputs=None, bias=None, *, relu=False, **geometry: Any
+) -> Tensor:
+    return x.new_empty(x.shape[0], *output_shape(x, weight, **geometry), weight.shape[0])
 
 
-def _fake(x, weight, inputs=None, outputs=None, bias=None, **options: Any) -> Tensor:
-    return x.new_empty(x.shape[0], *_size(x, weight, **options), weight.shape[0])
-
-
-def _macs(x, weight, inputs=None, outputs=None, bias=None, **options: Any) -> int:
+def _macs(x, weight, inputs=None, outputs=None, bias=None, *, relu=False, **geometry: Any) -> int:
     count, channels, *window = weight.shape
     live = x.new_full((x.shape[0],), channels).long() if inputs is None else inputs.sum(1)
     kept = x.new_full((x.shape[0],), count).long() if outputs is None else outputs.sum(1)
-    height, width = _size(x, weight, **options)
+    height, width = output_shape(x, weight, **geometry)
     return int((live * kept).sum()) * window[0] * window[1] * height * width
 
 

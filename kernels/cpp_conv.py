@@ -11,7 +11,16 @@ from robustdyn.kernels.depthwise import masked_depthwise_conv2d
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
-from robustdyn.kernels.native import Native, native, pointer, threads, why_not
+from robustdyn.kernels.native import (
+    Native,
+    integers,
+    native,
+    plain,
+    pointer,
+    pointers,
+    threads,
+    why_not,
+)
 from robustdyn.kernels.packing import blocks, packed
 
 # Above these active fractions torch's dense convolution and what follows it are faster: up to so
@@ -36,12 +45,10 @@ class ConvCall(ctypes.Structure):
     """The struct Conv of cpp/tables.h."""
 
     _fields_ = [
-        *[(f, ctypes.c_void_p) for f in ("x", "weight", "mask", "bias", "residual", "out")],
-        *[(f, ctypes.c_int64) for f in ("batch", "height", "width", "depth")],
-        *[(f, ctypes.c_int64) for f in ("out_height", "out_width", "outputs")],
-        *[(f, ctypes.c_int64) for f in ("kernel_height", "kernel_width", "stride", "padding")],
-        *[(f, ctypes.c_int64) for f in ("dilation", "groups", "relu", "fill", "backward")],
-        ("threads", ctypes.c_int64),
+        *pointers("x", "weight", "mask", "bias", "residual", "out"),
+        *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "dilation", "groups"),
+        *integers("relu", "fill", "backward", "threads"),
     ]
 
 
@@ -116,8 +123,7 @@ def _conv(
     check_mask(x, weight, mask, stride, padding, dilation)
     lib = library()
     x, mask = x.contiguous(), mask.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
+    bias, residual = plain(bias), plain(residual)
     outputs, depth, *window = weight.shape
     depthwise = depth == 1 and outputs == groups
     if depthwise:

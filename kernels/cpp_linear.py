@@ -9,7 +9,7 @@ from robustdyn.kernels.cpp_conv import density_reasons, library, tensor_reasons
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.filling import where
 from robustdyn.kernels.linear import masked_linear
-from robustdyn.kernels.native import pointer, threads
+from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
 CROSSOVER = 0.75  # with more outputs kept, torch's product is faster
@@ -20,8 +20,8 @@ class LinearCall(ctypes.Structure):
     """The struct Linear of cpp/tables.h."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "kept", "bias", "out")],
-        *[(name, ctypes.c_int64) for name in ("batch", "depth", "outputs", "threads")],
+        *pointers("x", "weight", "kept", "bias", "out"),
+        *integers("batch", "depth", "outputs", "threads"),
     ]
 
 
@@ -49,9 +49,9 @@ def _linear(
     ready = packed(weight, "linear", min(library().width, MOST_LANES), _in_vectors)
     count, depth = weight.shape
     y = x.new_empty(len(x), count)
-    others = [None if part is None else part.contiguous() for part in (outputs, bias)]
-    pointers = [pointer(part) for part in (x, ready, *others, y)]
-    library().call("linear", LinearCall(*pointers, len(x), depth, count, threads()))
+    arguments = (x, ready, plain(outputs), plain(bias), y)
+    call = LinearCall(*[pointer(a) for a in arguments], len(x), depth, count, threads())
+    library().call("linear", call)
     return y
 
 

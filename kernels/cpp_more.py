@@ -12,8 +12,8 @@ from robustdyn.kernels.cpp_conv import density_reasons, library, out_reasons, te
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.entry_conv import entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
-from robustdyn.kernels.masked_conv import output_size
-from robustdyn.kernels.native import pointer, threads
+from robustdyn.kernels.masked_conv import output_shape
+from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
@@ -24,22 +24,14 @@ ENTRY_WINDOW = 200  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
 
 
-def _integers(*names: str) -> list[tuple[str, Any]]:
-    return [(name, ctypes.c_int64) for name in names]
-
-
-def _pointers(*names: str) -> list[tuple[str, Any]]:
-    return [(name, ctypes.c_void_p) for name in names]
-
-
 class ChannelCall(ctypes.Structure):
     """The struct ChannelConv of cpp/tables.h."""
 
     _fields_ = [
-        *_pointers("x", "weight", "inputs", "kept", "bias", "out"),
-        *_integers("batch", "height", "width", "channels", "out_height", "out_width", "outputs"),
-        *_integers("kernel_height", "kernel_width", "stride", "padding", "dilation"),
-        *_integers("relu", "threads"),
+        *pointers("x", "weight", "inputs", "kept", "bias", "out"),
+        *integers("batch", "height", "width", "channels", "out_height", "out_width", "outputs"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "dilation"),
+        *integers("relu", "threads"),
     ]
 
 
@@ -47,9 +39,9 @@ class EntryCall(ctypes.Structure):
     """The struct EntryConv of cpp/tables.h."""
 
     _fields_ = [
-        *_pointers("x", "weight", "mask", "residual", "out"),
-        *_integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
-        *_integers("kernel_height", "kernel_width", "stride", "padding", "threads"),
+        *pointers("x", "weight", "mask", "residual", "out"),
+        *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "threads"),
     ]
 
 
@@ -57,13 +49,9 @@ class AffineCall(ctypes.Structure):
     """The struct Affine of cpp/tables.h."""
 
     _fields_ = [
-        *_pointers("x", "scale", "shift", "mask", "residual", "out"),
-        *_integers("positions", "channels", "relu", "fill", "threads"),
+        *pointers("x", "scale", "shift", "mask", "residual", "out"),
+        *integers("positions", "channels", "relu", "fill", "threads"),
     ]
-
-
-def _plain(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def _channel_reasons(
@@ -102,12 +90,9 @@ def _channel_conv(
     dilation: int = 1,
 ) -> Tensor:
     count, channels, *window = weight.shape
-    size = [
-        output_size(n, k, stride, padding, dilation)
-        for n, k in zip(x.shape[1:3], window, strict=True)
-    ]
+    size = output_shape(x, weight, stride, padding, dilation)
     y = x.new_empty(x.shape[0], *size, count)
-    arguments = [_plain(a) for a in (x, weight, inputs, outputs, bias)]
+    arguments = [plain(a) for a in (x, weight, inputs, outputs, bias)]
     sizes = (*x.shape[:3], channels, *size, count, *window)
     options = (stride, padding, dilation, relu, threads())
     library().call(
@@ -137,7 +122,7 @@ def _entry_conv(
     outputs, depth, *window = weight.shape
     ready = packed(weight, "entries", lib.width, _padded_rows)
     y = x.new_empty(mask.shape)
-    arguments = (_plain(x), ready, _plain(mask), _plain(residual), y)
+    arguments = (plain(x), ready, plain(mask), plain(residual), y)
     sizes = (*x.shape[:3], depth, *mask.shape[1:3], outputs, *window)
     options = (stride, padding, threads())
     lib.call("entries", EntryCall(*[pointer(a) for a in arguments], *sizes, *options))
@@ -177,7 +162,7 @@ def _affine(
 ) -> Tensor:
     check_fill(fill, residual)
     y = x.new_empty(x.shape) if out is None else out
-    arguments = (*[_plain(a) for a in (x, scale, shift, mask, residual)], y)
+    arguments = (*[plain(a) for a in (x, scale, shift, mask, residual)], y)
     options = (mask.numel(), x.shape[3], relu, FILLS.index(fill), threads())
     library().call("affine", AffineCall(*[pointer(a) for a in arguments], *options))
     return y

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustdyn.kernels.cpp_conv import library, tensor_reasons
 from robustdyn.kernels.dispatch import Implementation
-from robustdyn.kernels.native import pointer, threads
+from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 from robustdyn.kernels.recurrent import CELLS, check_cell, masked_rnn_step
 
@@ -21,11 +21,10 @@ class StepCall(ctypes.Structure):
     """The struct Step of cpp/tables.h."""
 
     _fields_ = [
-        *[(f, ctypes.c_void_p) for f in ("x", "h", "c", "mask", "weight_ih", "weight_hh")],
-        *[(f, ctypes.c_void_p) for f in ("bias_ih", "bias_hh", "weight_read", "bias_read")],
-        *[(f, ctypes.c_void_p) for f in ("read", "next_h", "next_c", "next_read")],
-        *[(f, ctypes.c_int64) for f in ("batch", "inputs", "units", "reads", "x_step")],
-        *[(f, ctypes.c_int64) for f in ("cell", "threads")],
+        *pointers("x", "h", "c", "mask", "weight_ih", "weight_hh"),
+        *pointers("bias_ih", "bias_hh", "weight_read", "bias_read"),
+        *pointers("read", "next_h", "next_c", "next_read"),
+        *integers("batch", "inputs", "units", "reads", "x_step", "cell", "threads"),
     ]
 
 
@@ -63,10 +62,7 @@ def _step(
     units = old[0].shape[1]
     pack = partial(_pack, units=units)
     weights = [packed(w, f"step {units}", lib.width, pack) for w in (weight_ih, weight_hh)]
-    vectors = [
-        vector if vector is None else vector.contiguous()
-        for vector in (bias_ih, bias_hh, weight_read, bias_read)
-    ]
+    vectors = [plain(vector) for vector in (bias_ih, bias_hh, weight_read, bias_read)]
     mask = mask.contiguous()
     h, c, read = _parts(old, cell, weight_read)
     arguments = (x, h, c, mask, *weights, *vectors, read, *_parts(new, cell, weight_read))

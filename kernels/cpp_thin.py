@@ -7,9 +7,10 @@ from torch import Tensor
 
 from robustdyn.kernels.cpp_conv import library, tensor_reasons
 from robustdyn.kernels.dispatch import Implementation
-from robustdyn.kernels.native import pointer, threads
+from robustdyn.kernels.masked_conv import output_shape
+from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
-from robustdyn.kernels.thin_conv import size_after, thin_conv2d
+from robustdyn.kernels.thin_conv import thin_conv2d
 
 MOST_OUTPUTS = 4  # with more, torch's dense convolution is faster
 
@@ -18,11 +19,9 @@ class ThinCall(ctypes.Structure):
     """The struct ThinConv of cpp/tables.h."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("x", "weight", "bias", "out")],
-        *[(name, ctypes.c_int64) for name in ("batch", "height", "width", "depth")],
-        *[(name, ctypes.c_int64) for name in ("out_height", "out_width", "outputs")],
-        *[(name, ctypes.c_int64) for name in ("kernel_height", "kernel_width")],
-        *[(name, ctypes.c_int64) for name in ("stride", "padding", "threads")],
+        *pointers("x", "weight", "bias", "out"),
+        *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "threads"),
     ]
 
 
@@ -37,8 +36,8 @@ def _conv(
 ) -> Tensor:
     outputs, depth, *window = weight.shape
     ready = packed(weight, "thin", 1, lambda w, _: w.permute(0, 2, 3, 1).contiguous())
-    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
-    y = x.new_empty(len(x), *size_after(x, weight, stride, padding), outputs)
+    x, bias = x.contiguous(), plain(bias)
+    y = x.new_empty(len(x), *output_shape(x, weight, stride, padding), outputs)
     sizes = (*x.shape[:3], depth, *y.shape[1:3], outputs, *window)
     options = (stride, padding, threads())
     call = ThinCall(*[pointer(a) for a in (x, ready, bias, y)], *sizes, *options)

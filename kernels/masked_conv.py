@@ -56,13 +56,18 @@ def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
+def output_shape(
+    x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> list[int]:
+    """Return [H', W'] of the convolution of x (B, H, W, C) with a weight (O, C, k, k)."""
+    return [output_size(x.shape[d], weight.shape[d + 1], stride, padding, dilation) for d in (1, 2)]
+
+
 def check_mask(
     x: Tensor, weight: Tensor, mask: Tensor, stride: int, padding: int, dilation: int
 ) -> None:
     """Raise ValueError if the mask (B, H', W') is not at the resolution of the output."""
-    shape = [
-        output_size(x.shape[d], weight.shape[d + 1], stride, padding, dilation) for d in (1, 2)
-    ]
+    shape = output_shape(x, weight, stride, padding, dilation)
     if list(mask.shape) != [x.shape[0], *shape] or mask.dtype != torch.bool:
         expected = (x.shape[0], *shape)
         raise ValueError(f"the mask must be bool {expected}, not {mask.dtype} {tuple(mask.shape)}")

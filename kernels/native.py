@@ -105,6 +105,21 @@ def threads() -> int:
     return 1 if _state["forked"] else torch.get_num_threads()
 
 
+def pointers(*names: str) -> list[tuple[str, type]]:
+    """Return fields of a ctypes.Structure that hold pointers."""
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+def integers(*names: str) -> list[tuple[str, type]]:
+    """Return fields of a ctypes.Structure that hold 64-bit integers."""
+    return [(name, ctypes.c_int64) for name in names]
+
+
+def plain(tensor: Tensor | None) -> Tensor | None:
+    """Return the tensor, contiguous; None stays None."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Return the address of a contiguous tensor's data; the caller keeps the tensor alive."""
     return None if tensor is None else tensor.data_ptr()

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
-from robustdyn.kernels.masked_conv import output_size
+from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
@@ -25,21 +25,16 @@ def thin_conv2d(
     return y.permute(0, 2, 3, 1).contiguous()
 
 
-def size_after(x: Tensor, weight: Tensor, stride: int, padding: int) -> list[int]:
-    """Return the height and width of the convolution of x (B, H, W, C)."""
-    return [output_size(x.shape[d], weight.shape[d + 1], stride, padding, 1) for d in (1, 2)]
-
-
 def _fake(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    return x.new_empty(len(x), *size_after(x, weight, stride, padding), len(weight))
+    return x.new_empty(len(x), *output_shape(x, weight, stride, padding), len(weight))
 
 
 def _macs(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> int:
-    height, width = size_after(x, weight, stride, padding)
+    height, width = output_shape(x, weight, stride, padding)
     return len(x) * height * width * weight.numel()
 
 

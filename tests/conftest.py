@@ -1,4 +1,4 @@
-"""The tests see the shipped models alone, whatever the user has registered or trained."""
+"""The tests see the shipped models alone, whatever the user has registered or trained; `force`."""
 
 import os
 import tempfile
@@ -7,7 +7,6 @@ import pytest
 
 _home = tempfile.TemporaryDirectory(prefix="robustdyn-tests-")
 os.environ["ROBUSTDYN_HOME"] = _home.name
-
 
 from robustdyn.kernels import native  # noqa: E402  (after the home is set)
 

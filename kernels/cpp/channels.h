@@ -9,6 +9,8 @@ namespace ISA {
 constexpr int kOutputs = 4;  // outputs that share what is loaded from a plane
 constexpr int kVectors = 4;  // vectors of positions for each
 
+inline int64_t vectors(int64_t count) { return (count + WIDTH - 1) / WIDTH; }
+
 // How what the outputs read lies in memory: value k of tap t of the c-th live channel, for the k-th
 // output, is at c * size + taps[t] + k. After out_width outputs of a line, up to pitch, come some
 // that are not wanted.
@@ -48,13 +50,11 @@ struct Columns : Layout {
     const int64_t window = p.kernel_height * p.kernel_width;
     pitch = p.out_width;
     count = p.out_height * p.out_width;
-    const int64_t room = (count + WIDTH - 1) / WIDTH * WIDTH;
+    const int64_t room = vectors(count) * WIDTH;
     size = window * room;
     for (int64_t t = 0; t < window; ++t) taps.push_back(t * room);
   }
 };
-
-inline int64_t vectors(int64_t count) { return (count + WIDTH - 1) / WIDTH; }
 
 inline void copy_planes(const ChannelConv& p, const Planes& planes, const float* x,
                         const List<int32_t>& live, List<float>& to) {
@@ -159,8 +159,8 @@ void channels(const ChannelConv& p) {
   const Planes planes(p);
   const Columns columns(p);
   const bool copy = 4 * vectors(columns.count) <= 3 * vectors(planes.count);
-  const bool narrow = vectors(columns.count) == 1;
   const Layout& layout = copy ? static_cast<const Layout&>(columns) : planes;
+  const bool narrow = vectors(layout.count) == 1;
 #pragma omp parallel num_threads(p.threads)
   {
     List<float> copied, ordered;
@@ -176,7 +176,7 @@ void channels(const ChannelConv& p) {
       if (copy) copy_columns(p, planes, columns, depth, copied.data(), ordered);
       const float* from = copy ? ordered.data() : copied.data();
       int64_t o = 0;
-      for (; copy && narrow && o + 8 <= count; o += 8) {
+      for (; narrow && o + 8 <= count; o += 8) {
         convolve_all<8>(p, layout, live, from, &kept[o], out);
       }
       for (; o + kOutputs <= count; o += kOutputs) {

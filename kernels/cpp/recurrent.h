@@ -1,7 +1,7 @@
 // One step of a recurrence for the active samples: both products, the gates and the new state in one
 // pass, for TILE samples and a vector of units at a time; a copy of the state for the others.
 #pragma once
-#include "entries.h"
+#include "vectors.h"
 
 namespace ISA {
 
