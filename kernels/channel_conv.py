@@ -27,7 +27,7 @@ def channel_masked_conv2d(
 ) -> Tensor:
     """Return [relu](conv(x) + bias), (B, H', W', O), of the live inputs, at the kept outputs.
 
-    A closed output is 0; an input that is not live counts as 0.
+    A closed output is 0. An input that is not live must be 0 in x, so that it may be left out.
 
     Args:
         x: (B, H, W, C), NHWC.
@@ -38,8 +38,6 @@ def channel_masked_conv2d(
         relu: whether negative results become 0.
         stride, padding, dilation: of the convolution, the same in both directions.
     """
-    if inputs is not None:
-        x = where(inputs[:, None, None], x)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, dilation)
     y = y.relu() if relu else y
     if outputs is not None:

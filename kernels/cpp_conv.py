@@ -11,6 +11,7 @@ from robustdyn.kernels.depthwise import masked_depthwise_conv2d
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
+from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import (
     Native,
     integers,
@@ -66,7 +67,7 @@ def tensor_reasons(*tensors: Tensor | None) -> list[str]:
 
 def density_reasons(mask: Tensor, most: float) -> list[str]:
     """Return why sparse work does not pay: more than `most` of the mask is on."""
-    if int(mask.count_nonzero()) > most * mask.numel():
+    if count(mask) > most * mask.numel():
         return [f"more than {most:.0%} is active: dense is faster"]
     return []
 

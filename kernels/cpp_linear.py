@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from robustdyn.kernels.cpp_conv import density_reasons, library, tensor_reasons
 from robustdyn.kernels.dispatch import Implementation
-from robustdyn.kernels.filling import where
 from robustdyn.kernels.linear import masked_linear
+from robustdyn.kernels.masks import block_size
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
 CROSSOVER = 0.75  # with more outputs kept, torch's product is faster
+ALIASED = 256  # rows a multiple of so many floats apart share few places of the cache
 MOST_LANES = 8  # of a vector, as in cpp/linear.h
 
 
@@ -21,37 +22,23 @@ class LinearCall(ctypes.Structure):
 
     _fields_ = [
         *pointers("x", "weight", "kept", "bias", "out"),
-        *integers("batch", "depth", "outputs", "threads"),
+        *integers("batch", "depth", "outputs", "blocks", "x_step", "threads"),
     ]
 
 
-def _reasons(
-    x: Tensor,
-    weight: Tensor,
-    inputs: Tensor | None = None,
-    outputs: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> list[str]:
-    if outputs is None:
-        return ["all outputs are kept: dense is faster"]
-    reasons = tensor_reasons(x, weight, inputs, outputs, bias)
-    return reasons or density_reasons(outputs, CROSSOVER)
+def _reasons(x: Tensor, weight: Tensor, kept: Tensor, bias: Tensor | None = None) -> list[str]:
+    return tensor_reasons(x, weight, kept, bias) or density_reasons(kept, CROSSOVER)
 
 
-def _linear(
-    x: Tensor,
-    weight: Tensor,
-    inputs: Tensor | None = None,
-    outputs: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    x = (x if inputs is None else where(inputs, x)).contiguous()
+def _linear(x: Tensor, weight: Tensor, kept: Tensor, bias: Tensor | None = None) -> Tensor:
     ready = packed(weight, "linear", min(library().width, MOST_LANES), _in_vectors)
-    count, depth = weight.shape
-    y = x.new_empty(len(x), count)
-    arguments = (x, ready, plain(outputs), plain(bias), y)
-    call = LinearCall(*[pointer(a) for a in arguments], len(x), depth, count, threads())
-    library().call("linear", call)
+    outputs, depth = weight.shape
+    block_size(kept, outputs)
+    y = x.new_empty(len(x), outputs)
+    x = F.pad(x, (0, ALIASED)) if depth % ALIASED == 0 else x.contiguous()
+    arguments = (x, ready, plain(kept), plain(bias), y)
+    sizes = (len(x), depth, outputs, kept.shape[1], x.shape[1])
+    library().call("linear", LinearCall(*[pointer(a) for a in arguments], *sizes, threads()))
     return y
 
 

@@ -13,6 +13,7 @@ from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.entry_conv import entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import output_shape
+from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
@@ -74,7 +75,7 @@ def _channel_reasons(
 
 
 def _part(mask: Tensor | None) -> float:
-    return 1.0 if mask is None else int(mask.count_nonzero()) / max(mask.numel(), 1)
+    return 1.0 if mask is None else count(mask) / max(mask.numel(), 1)
 
 
 def _channel_conv(

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from robustdyn.kernels.masks import count
+
 FILLS = ("zero", "copy", "leave")
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -50,7 +52,7 @@ def finish(
     if relu:
         y = y.relu_() if fresh else y.relu()
     unfilled = fill == "leave" and out is None
-    if unfilled or (mask.device.type == "cpu" and mask.all()):
+    if unfilled or (mask.is_cpu and count(mask) == mask.numel()):
         return y.contiguous() if out is None else out.copy_(y)
     others = {"zero": None, "copy": residual, "leave": out}
     y = where(mask[..., None], y, others[fill])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdyn.kernels.masks import exceeds
 from robustdyn.macs import uncounted
 
 KINDS = ("exit", "skip", "position", "channel", "token", "step", "expert", "path", "bits")
@@ -78,7 +79,7 @@ class Decision:
     @cached_property
     def kept(self) -> Tensor:
         """The hard decision, bool, same shape as margin."""
-        return self.keep.detach() > 0.5
+        return exceeds(self.keep, 0.5)
 
     def rate(self) -> Tensor:
         """Return the mean hard keep of each sample, (B,) float64."""

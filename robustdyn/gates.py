@@ -23,9 +23,9 @@ def straight_through(margin: Tensor) -> Tensor:
 
     Bengio et al. 2013, arXiv:1308.3432.
     """
-    hard = (margin > 0).to(margin.dtype)
     if not (torch.is_grad_enabled() and margin.requires_grad):
-        return hard
+        return torch.gt(margin, 0, out=torch.empty_like(margin))  # floats at once
+    hard = (margin > 0).to(margin.dtype)
     soft = torch.sigmoid(margin)
     return hard + (soft - soft.detach())
 

@@ -49,12 +49,12 @@ struct EntryConv {
 
 // x weight^T + bias at the kept outputs of each sample; elsewhere 0.
 struct Linear {
-  const float* x;       // (batch, depth)
+  const float* x;       // (batch, depth), rows x_step apart
   const float* weight;  // packed: for each vector of outputs [depth][vector]
-  const uint8_t* kept;  // (batch, outputs)
+  const uint8_t* kept;  // (batch, blocks), each of outputs / blocks
   const float* bias;    // (outputs)
   float* out;           // (batch, outputs)
-  int64_t batch, depth, outputs, threads;
+  int64_t batch, depth, outputs, blocks, x_step, threads;
 };
 
 // conv(x) + bias for a few outputs.

@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from robustdyn.decision import Decision, Share
 from robustdyn.execution import is_sparse
+from robustdyn.gates import forward_is_hard
 from robustdyn.kernels import channel_masked_conv2d, masked_linear
-from robustdyn.primitives.folding import folded
+from robustdyn.kernels.masks import channels_of
+from robustdyn.primitives.folding import Folded, folded
 from robustdyn.trace import mark_sparse, region
 
 
@@ -38,17 +40,22 @@ def masked_channels(
     """
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise TypeError(f"masked_channels needs a Conv2d or a Linear, not {type(layer).__name__}")
-    norm = norm or nn.Identity()
     if not is_sparse():
-        y = norm(_dense(layer, x, outputs, inputs))
-    elif isinstance(layer, nn.Conv2d) and (whole := folded(layer, norm)) and not whole.relu:
-        y = _sparse(layer, x, outputs, inputs, whole.weight, whole.bias)
+        y = _dense(layer, x, outputs, inputs)
+        return _masked(y if norm is None else norm(y), outputs)
+    mark_sparse()
+    if isinstance(layer, nn.Linear):
+        y = _linear(layer, x, outputs)
     else:
-        y = norm(_sparse(layer, x, outputs, inputs, layer.weight, layer.bias))
-    if outputs is None:
-        return y
-    keep = _of_channels(outputs.keep, y.shape[1])
-    return keep.reshape(*keep.shape, *[1] * (y.dim() - 2)) * y
+        whole = folded(layer, norm or nn.Identity())
+        if whole is not None and not whole.relu:
+            norm = None
+        else:
+            whole = Folded(layer.weight, layer.bias, relu=False)
+        y = _convolution(layer, whole, x, outputs, inputs)
+    if norm is None and forward_is_hard():
+        return y  # closed channels are 0
+    return _masked(y if norm is None else norm(y), outputs)
 
 
 def union_share(gates: Sequence[Decision]) -> Share:
@@ -70,13 +77,16 @@ def union_share(gates: Sequence[Decision]) -> Share:
 
 
 def _union(gates: Sequence[Decision]) -> Tensor:
+    if len(gates) == 1:
+        return gates[0].kept
     return torch.stack([gate.kept for gate in gates]).any(0)  # (B, G)
 
 
-def _of_channels(blocks: Tensor, channels: int) -> Tensor:
-    """Repeat each block's entry for its channels, (B, G) -> (B, C)."""
-    count = blocks.shape[1]
-    return blocks[:, :, None].expand(-1, -1, channels // count).flatten(1)
+def _masked(y: Tensor, outputs: Decision | None) -> Tensor:
+    if outputs is None:
+        return y
+    keep = channels_of(outputs.keep, y.shape[1])
+    return keep.reshape(*keep.shape, *[1] * (y.dim() - 2)) * y
 
 
 def _dense(
@@ -90,27 +100,28 @@ def _dense(
         return layer(x)
 
 
-def _sparse(
-    layer: nn.Conv2d | nn.Linear,
+def _linear(layer: nn.Linear, x: Tensor, outputs: Decision | None) -> Tensor:
+    """The layer's kept outputs, 0 where it is closed; what is not live is 0 in x."""
+    return layer(x) if outputs is None else masked_linear(x, layer.weight, outputs.kept, layer.bias)
+
+
+def _convolution(
+    layer: nn.Conv2d,
+    whole: Folded,
     x: Tensor,
     outputs: Decision | None,
     inputs: Sequence[Decision],
-    weight: Tensor,
-    bias: Tensor | None,
 ) -> Tensor:
     """The layer's kept outputs from the live inputs of each sample; 0 where it is closed."""
-    mark_sparse()
     count, channels = layer.weight.shape[:2]
-    kept = None if outputs is None else _of_channels(outputs.kept, count)
-    live = _of_channels(_union(inputs), channels) if inputs else None
-    if isinstance(layer, nn.Linear):
-        return masked_linear(x, weight, live, kept, bias)
+    kept = None if outputs is None else channels_of(outputs.kept, count)
+    live = channels_of(_union(inputs), channels) if inputs else None
     y = channel_masked_conv2d(
         x.permute(0, 2, 3, 1),
-        weight,
+        whole.weight,
         live,
         kept,
-        bias,
+        whole.bias,
         stride=layer.stride[0],
         padding=int(layer.padding[0]),
     )
