@@ -16,6 +16,7 @@ from robustdyn.kernels.native import (
     Native,
     integers,
     native,
+    pixels,
     plain,
     pointer,
     pointers,
@@ -49,7 +50,7 @@ class ConvCall(ctypes.Structure):
         *pointers("x", "weight", "mask", "bias", "residual", "out"),
         *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
         *integers("kernel_height", "kernel_width", "stride", "padding", "dilation", "groups"),
-        *integers("relu", "fill", "backward", "threads"),
+        *integers("relu", "fill", "backward", "x_step", "threads"),
     ]
 
 
@@ -123,18 +124,19 @@ def _conv(
     check_fill(fill, residual)
     check_mask(x, weight, mask, stride, padding, dilation)
     lib = library()
-    x, mask = x.contiguous(), mask.contiguous()
+    x, step = pixels(x)
+    mask = mask.contiguous()
     bias, residual = plain(bias), plain(residual)
     outputs, depth, *window = weight.shape
     depthwise = depth == 1 and outputs == groups
     if depthwise:
         ready = packed(weight, "depthwise", 1, lambda w, _: w.flatten(1).t().contiguous())
     else:
-        ready = packed(weight, f"conv {groups}", lib.width, lambda w, n: _forward(w, n, groups))
+        ready = packed(weight, f"conv {groups}", lib.width, lambda w, n: in_blocks(w, n, groups))
     y = x.new_empty(*mask.shape, outputs) if out is None else out
     arguments = (x, ready, mask, bias, residual, y)
     sizes = (*x.shape[:3], depth, *mask.shape[1:], outputs, *window)
-    options = (stride, padding, dilation, groups, relu, FILLS.index(fill), False, threads())
+    options = (stride, padding, dilation, groups, relu, FILLS.index(fill), False, step, threads())
     lib.call(
         "depthwise" if depthwise else "conv",
         ConvCall(*[pointer(a) for a in arguments], *sizes, *options),
@@ -164,12 +166,15 @@ def _input_grad(
     inner = grad.new_empty(grad.shape[0], *size, depth * groups)
     arguments = (grad, ready, mask, None, None, inner)
     sizes = (*grad.shape[:3], outputs // groups, *size, depth * groups, *window)
-    options = (stride, padding, dilation, groups, False, FILLS.index("zero"), True, threads())
-    lib.call("conv", ConvCall(*[pointer(a) for a in arguments], *sizes, *options))
+    options = (stride, padding, dilation, groups, False, FILLS.index("zero"), True)
+    lib.call(
+        "conv", ConvCall(*[pointer(a) for a in arguments], *sizes, *options, outputs, threads())
+    )
     return inner
 
 
-def _forward(weight: Tensor, width: int, groups: int) -> Tensor:
+def in_blocks(weight: Tensor, width: int, groups: int) -> Tensor:
+    """Return weight (O, C / groups, k, k) packed for the matrix product."""
     cut = weight.unflatten(0, (groups, -1)).flatten(3)  # (groups, O / groups, C, taps)
     return blocks(cut.permute(0, 3, 2, 1), width)
 

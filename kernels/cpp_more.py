@@ -3,25 +3,32 @@
 import ctypes
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.affine import masked_affine_act
 from robustdyn.kernels.channel_conv import channel_masked_conv2d
-from robustdyn.kernels.cpp_conv import density_reasons, library, out_reasons, tensor_reasons
+from robustdyn.kernels.cpp_conv import (
+    density_reasons,
+    in_blocks,
+    library,
+    out_reasons,
+    tensor_reasons,
+)
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.entry_conv import entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.masks import count
-from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
+from robustdyn.kernels.native import integers, pixels, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
 CHANNEL_CROSSOVER = 0.5  # of the weights; of 1x1 convolutions, of which less is saved:
 CHANNEL_CROSSOVER_1 = 0.3
-ENTRY_CROSSOVER = 0.4
-ENTRY_WINDOW = 200  # with smaller windows it is always dense
+ENTRY_CROSSOVER = 0.9
+ENTRY_WINDOW = 30  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
 
 
@@ -42,7 +49,7 @@ class EntryCall(ctypes.Structure):
     _fields_ = [
         *pointers("x", "weight", "mask", "residual", "out"),
         *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
-        *integers("kernel_height", "kernel_width", "stride", "padding", "threads"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "x_step", "threads"),
     ]
 
 
@@ -121,19 +128,21 @@ def _entry_conv(
 ) -> Tensor:
     lib = library()
     outputs, depth, *window = weight.shape
-    ready = packed(weight, "entries", lib.width, _padded_rows)
+    ready = packed(weight, "entries", lib.width, _entry_weight)
     y = x.new_empty(mask.shape)
-    arguments = (plain(x), ready, plain(mask), plain(residual), y)
+    x, step = pixels(x)
+    arguments = (x, ready, plain(mask), plain(residual), y)
     sizes = (*x.shape[:3], depth, *mask.shape[1:3], outputs, *window)
-    options = (stride, padding, threads())
+    options = (stride, padding, step, threads())
     lib.call("entries", EntryCall(*[pointer(a) for a in arguments], *sizes, *options))
     return y
 
 
-def _padded_rows(weight: Tensor, width: int) -> Tensor:
-    """A row [taps][depth] for each output, padded with 0 to whole vectors."""
+def _entry_weight(weight: Tensor, width: int) -> Tensor:
+    """Rows [taps][depth] for each output, padded to pairs of vectors; then in blocks."""
     rows = weight.permute(0, 2, 3, 1).flatten(1)
-    return F.pad(rows, (0, -rows.shape[1] % width)).contiguous()
+    rows = F.pad(rows, (0, -rows.shape[1] % (2 * width)))
+    return torch.cat([rows.flatten(), in_blocks(weight, width, 1).flatten()])
 
 
 def _affine_reasons(

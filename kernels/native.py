@@ -120,6 +120,18 @@ def plain(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def pixels(x: Tensor) -> tuple[Tensor, int]:
+    """Return x (B, H, W, C) and how many floats its pixels are apart.
+
+    Channels that are a slice of more are left where they lie; other layouts are made contiguous.
+    """
+    _, height, width, channels = x.shape
+    step = x.stride(2)
+    if x.stride() == (height * width * step, width * step, step, 1) and step >= channels:
+        return x, step
+    return x.contiguous(), channels
+
+
 def pointer(tensor: Tensor | None) -> int | None:
     """Return the address of a contiguous tensor's data; the caller keeps the tensor alive."""
     return None if tensor is None else tensor.data_ptr()

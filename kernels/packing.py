@@ -55,13 +55,9 @@ def packed(weight: Tensor, form: str, width: int, pack: Callable[[Tensor, int], 
 
 def _sample(weight: Tensor) -> Tensor:
     """About 64 values, spread over the storage that the weight looks at."""
-    count = weight.numel()
-    if weight.is_contiguous():
-        step = max(1, count // 64)
-        return weight.as_strided((-(-count // step),), (step,))
-    while weight.dim() > 2:
-        weight = weight.select(2, 0)
-    return weight[:: max(1, weight.shape[0] // 8), :8].flatten()
+    span = 1 + sum((n - 1) * s for n, s in zip(weight.shape, weight.stride(), strict=True))
+    step = max(1, span // 64)
+    return weight.as_strided((-(-span // step),), (step,))
 
 
 def blocks(matrices: Tensor, width: int) -> Tensor:

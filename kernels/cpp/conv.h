@@ -2,7 +2,7 @@
 // into the input, so nothing is copied; a register-blocked micro-kernel multiplies ROWS positions
 // with two vectors of outputs.
 #pragma once
-#include "vectors.h"
+#include "frame.h"
 
 namespace ISA {
 
@@ -75,69 +75,71 @@ inline void block(const Conv& p, const Tile& tile, int64_t offset, const float* 
   }
 }
 
-// The rows of the output's gradient that one input position gathers; `zeros` off the mask.
-inline bool gradient_windows(const Conv& p, const Place& here, const float* zeros,
-                             const float** rows, int64_t step) {
-  bool any = false;
+// The rows of the output's gradient that one input position gathers, `zeros` off the mask; and a bit
+// for each tap that has one.
+inline uint64_t gradient_rows(const Conv& p, const Place& here, const float* zeros,
+                              const float** rows, int64_t step) {
+  uint64_t found = 0, bit = 1;
   for (int64_t i = 0; i < p.kernel_height; ++i) {
     const int64_t y = here.row + p.padding - i * p.dilation, h = y / p.stride;
     const bool inside = y >= 0 && y % p.stride == 0 && h < p.height;
-    for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
+    for (int64_t j = 0; j < p.kernel_width; ++j, rows += step, bit <<= 1) {
       const int64_t z = here.column + p.padding - j * p.dilation, w = z / p.stride;
       *rows = zeros;
       if (!inside || z < 0 || z % p.stride != 0 || w >= p.width) continue;
       const int64_t at = (here.sample * p.height + h) * p.width + w;
       if (p.mask && !p.mask[at]) continue;
-      *rows = p.x + at * p.groups * p.depth;
-      any = true;
+      *rows = p.x + at * p.x_step;
+      found |= bit;
     }
   }
-  return any;
+  return found;
 }
 
-// Find the corners of a tile, null where a window reaches outside; return whether none does. The
-// rows of a sparse mask lie scattered, where the processor does not foresee them: they are asked for
-// ahead of their use.
-inline bool corners(const Conv& p, Tile& tile, const Place* places, int64_t active, bool scattered) {
-  const int64_t taps = p.kernel_height * p.kernel_width, size = p.groups * p.depth;
-  bool inside = true;
+// Find what a tile reads, forward.
+inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions,
+                  int64_t active, const float* zeros, bool scattered) {
+  const int64_t taps = frame.offsets.size();
+  int64_t at[ROWS] = {};
+  uint64_t inside[ROWS] = {}, all = frame.whole, any = 0;
   for (int64_t m = 0; m < active; ++m) {
-    const float* at = tile.corners[m] = corner(p, p.dilation, size, places[m]);
-    inside = inside && at;
-    for (int64_t t = 0; at && scattered && t < taps; ++t) {
-      for (int64_t c = 0; c < size; c += 16) __builtin_prefetch(at + tile.offsets[t] + c, 0, 2);
-    }
+    const Window window = frame.window(place(p, positions[m]));
+    at[m] = window.at, inside[m] = window.inside;
+    all &= window.inside, any |= window.inside;
+    if (scattered) frame.fetch(p.x, window, p.groups * p.depth);
   }
-  for (int64_t m = active; m < ROWS; ++m) tile.corners[m] = tile.corners[0];  // not written
-  return inside;
+  for (int64_t m = active; m < ROWS; ++m) at[m] = at[0], inside[m] = inside[0];  // not written
+  tile.used = 0;
+  tile.inside = all == frame.whole;
+  if (tile.inside) {
+    for (int64_t m = 0; m < ROWS; ++m) tile.corners[m] = p.x + at[m];
+    tile.used = taps;
+    return;
+  }
+  for (int64_t t = 0; t < taps; ++t) {
+    if (!(any >> t & 1)) continue;
+    const float** rows = &tile.rows[tile.used * ROWS];
+    const int64_t offset = frame.offsets[t];
+    for (int64_t m = 0; m < ROWS; ++m) {
+      rows[m] = inside[m] >> t & 1 ? p.x + (at[m] + offset) : zeros;
+    }
+    tile.taps[tile.used++] = t;
+  }
 }
 
-inline void point(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
-                  const float* zeros, bool scattered) {
+// The same backward.
+inline void point_back(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
+                       const float* zeros) {
   const int64_t taps = p.kernel_height * p.kernel_width;
-  Place places[ROWS];
-  for (int64_t m = 0; m < active; ++m) places[m] = place(p, positions[m]);
-  tile.used = taps;
-  tile.inside = !p.backward && corners(p, tile, places, active, scattered);
-  if (tile.inside) return;
-  for (int64_t m = 0; m < ROWS; ++m) {
-    const float** rows = tile.rows.data() + m;
-    if (m >= active) {
-      for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = zeros;
-    } else if (p.backward) {
-      gradient_windows(p, places[m], zeros, rows, ROWS);
-    } else if (const float* at = tile.corners[m]) {
-      for (int64_t t = 0; t < taps; ++t) rows[t * ROWS] = at + tile.offsets[t];
-    } else {
-      windows(p, p.dilation, p.groups * p.depth, places[m], zeros, rows, ROWS);
-    }
+  for (const float*& row : tile.rows) row = zeros;
+  uint64_t any = 0;
+  for (int64_t m = 0; m < active; ++m) {
+    any |= gradient_rows(p, place(p, positions[m]), zeros, &tile.rows[m], ROWS);
   }
   tile.used = 0;
   for (int64_t t = 0; t < taps; ++t) {
-    const float** rows = tile.rows.data() + t * ROWS;
-    bool any = false;
-    for (int64_t m = 0; !any && m < active; ++m) any = rows[m] != zeros;
-    if (!any) continue;
+    if (!(any >> t & 1)) continue;
+    const float** rows = &tile.rows[t * ROWS];
     if (tile.used < t) std::memcpy(&tile.rows[tile.used * ROWS], rows, ROWS * sizeof(*rows));
     tile.taps[tile.used++] = t;
   }
@@ -149,7 +151,7 @@ inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
   List<int32_t> found;
   List<const float*> rows(p.kernel_height * p.kernel_width);
   for (int64_t k = 0; k < count; ++k) {
-    if (gradient_windows(p, place(p, k), zeros, rows.data(), 1)) {
+    if (gradient_rows(p, place(p, k), zeros, rows.data(), 1)) {
       found.push_back(static_cast<int32_t>(k));
     }
   }
@@ -164,7 +166,7 @@ void conv(const Conv& p) {
   const int64_t size = ROWS * kTiles, parts = (found + size - 1) / size;
   const int64_t taps = p.kernel_height * p.kernel_width, outputs = p.outputs / p.groups;
   const int64_t padded = (outputs + WIDTH - 1) / WIDTH * WIDTH;
-  const List<int64_t> offsets = tap_offsets(p, p.dilation, p.groups * p.depth);
+  const Frame frame(p, p.dilation);
   const bool sparse = 2 * found < count;
   List<float> bias(p.groups * padded, 0.0f);
   for (int64_t k = 0; p.bias && k < p.outputs; ++k) {
@@ -178,7 +180,7 @@ void conv(const Conv& p) {
 #pragma omp for schedule(static) nowait
       for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
     }
-    List<Tile> tiles(kTiles, Tile(offsets));
+    List<Tile> tiles(kTiles, Tile(frame.offsets));
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part) {
       const int32_t* positions = active.data() + part * size;
@@ -186,7 +188,10 @@ void conv(const Conv& p) {
       const int64_t used = (here + ROWS - 1) / ROWS;
       const auto rows = [&](int64_t k) { return here - k * ROWS < ROWS ? here - k * ROWS : ROWS; };
       const auto ahead = [&](int64_t k) {  // while one tile is computed, the next is fetched
-        if (k < used) point(p, tiles[k], positions + k * ROWS, rows(k), zeros.data(), sparse);
+        if (k >= used) return;
+        const int32_t* where = positions + k * ROWS;
+        if (p.backward) return point_back(p, tiles[k], where, rows(k), zeros.data());
+        point(p, frame, tiles[k], where, rows(k), zeros.data(), sparse);
       };
       ahead(0);
       for (int64_t begin = 0; begin < used; begin += together) {

@@ -1,6 +1,6 @@
 // Masked depthwise convolution: memory-bound, so one pass over the active positions.
 #pragma once
-#include "vectors.h"
+#include "frame.h"
 
 namespace ISA {
 
@@ -37,18 +37,11 @@ inline void depthwise_position(const Conv& p, const float* const* rows, int64_t 
 
 constexpr int64_t kAhead = 4;  // so many positions ahead, rows are asked for
 
-inline void fetch(const Conv& p, const List<int64_t>& offsets, int64_t position) {
-  const float* at = corner(p, p.dilation, p.outputs, place(p, position));
-  for (size_t t = 0; at && t < offsets.size(); ++t) {
-    for (int64_t c = 0; c < p.outputs; c += 16) __builtin_prefetch(at + offsets[t] + c);
-  }
-}
-
 void depthwise(const Conv& p) {
   const List<float> zeros(p.outputs, 0.0f);
   const int64_t count = p.batch * p.out_height * p.out_width;
   const List<int32_t> active = listed(p.mask, count);
-  const List<int64_t> offsets = tap_offsets(p, p.dilation, p.outputs);
+  const Frame frame(p, p.dilation);
   const int64_t found = active.size();
   const bool sparse = 2 * found < count;
 #pragma omp parallel num_threads(p.threads)
@@ -57,17 +50,13 @@ void depthwise(const Conv& p) {
 #pragma omp for schedule(static) nowait
       for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
     }
-    List<const float*> rows(offsets.size());
+    List<const float*> rows(frame.offsets.size());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t k = 0; k < found; ++k) {
-      if (sparse && k + kAhead < found) fetch(p, offsets, active[k + kAhead]);
-      const Place at = place(p, active[k]);
-      const float* first = corner(p, p.dilation, p.outputs, at);
-      if (first) {
-        for (size_t t = 0; t < offsets.size(); ++t) rows[t] = first + offsets[t];
-      } else {
-        windows(p, p.dilation, p.outputs, at, zeros.data(), rows.data(), 1);
+      if (sparse && k + kAhead < found) {
+        frame.fetch(p.x, frame.window(place(p, active[k + kAhead])), p.outputs);
       }
+      frame.point(p.x, frame.window(place(p, active[k])), zeros.data(), rows.data(), 1);
       depthwise_position(p, rows.data(), active[k]);
     }
   }

@@ -8,7 +8,7 @@ enum Fill : int64_t { kZero = 0, kCopy = 1, kLeave = 2 };
 // [relu](conv(x) + bias + residual) at the active positions. Backward, x is the gradient of the
 // output, the mask is that of x, and out is the gradient of the input.
 struct Conv {
-  const float* x;         // (batch, height, width, groups * depth)
+  const float* x;         // (batch, height, width, groups * depth), pixels x_step apart
   const float* weight;    // packed: for each group and block of outputs [taps][depth][block]
   const uint8_t* mask;    // (batch, out_height, out_width), or all positions
   const float* bias;      // (outputs)
@@ -17,7 +17,7 @@ struct Conv {
   int64_t batch, height, width, depth;
   int64_t out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, stride, padding, dilation, groups;
-  int64_t relu, fill, backward, threads;
+  int64_t relu, fill, backward, x_step, threads;
 };
 
 // conv(x) of the live inputs, at the kept outputs of each sample; elsewhere 0.
@@ -36,15 +36,16 @@ struct ChannelConv {
 
 // conv(x) + residual at the entries of the mask; elsewhere the residual, or 0.
 struct EntryConv {
-  const float* x;         // (batch, height, width, depth)
-  const float* weight;    // [outputs][taps][depth]
+  const float* x;         // (batch, height, width, depth), pixels x_step apart
+  const float* weight;    // packed twice: for each output [taps][depth], padded with 0 to whole pairs
+                          // of vectors; then as Conv's
   const uint8_t* mask;    // (batch, out_height, out_width, outputs)
   const float* residual;  // (batch, out_height, out_width, outputs)
   float* out;
   int64_t batch, height, width, depth;
   int64_t out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, stride, padding;
-  int64_t threads;
+  int64_t x_step, threads;
 };
 
 // x weight^T + bias at the kept outputs of each sample; elsewhere 0.

@@ -95,55 +95,29 @@ inline void finish(Vec value, const float* residual, float* out, int64_t count, 
   store(out, relu ? positive(value) : value);
 }
 
-// Where an output position is.
-struct Place {
-  int64_t sample, row, column;
-};
+typedef uint8_t Bytes __attribute__((vector_size(WIDTH), aligned(1), may_alias));
+typedef int32_t Integers __attribute__((vector_size(WIDTH * 4)));
 
-template <class Shape>
-inline Place place(const Shape& p, int64_t position) {
-  // In 32 bits, where a division takes a third of the time; there are fewer than 2^31 positions.
-  const uint32_t width = static_cast<uint32_t>(p.out_width), k = static_cast<uint32_t>(position);
-  const uint32_t height = static_cast<uint32_t>(p.out_height), line = k / width;
-  return {line / height, line % height, k % width};
+// The value where the mask is on, 0 elsewhere.
+inline Vec masked(Vec value, const uint8_t* mask) {
+  const Bytes on = *reinterpret_cast<const Bytes*>(mask);
+  return __builtin_convertvector(on, Integers) != 0 ? value : Vec{};
 }
 
-// The input under the first tap of a position, if all its taps are inside the image; else null.
-template <class Shape>
-inline const float* corner(const Shape& p, int64_t dilation, int64_t channels, const Place& at) {
-  const int64_t top = at.row * p.stride - p.padding, left = at.column * p.stride - p.padding;
-  const bool inside = top >= 0 && left >= 0 &&
-                      top + (p.kernel_height - 1) * dilation < p.height &&
-                      left + (p.kernel_width - 1) * dilation < p.width;
-  return inside ? p.x + ((at.sample * p.height + top) * p.width + left) * channels : nullptr;
+// The next eight entries of a mask, at most `left` of them: bit 8 k is that of the k-th.
+inline uint64_t eight(const uint8_t* mask, int64_t left) {
+  uint64_t bytes = 0;
+  std::memcpy(&bytes, mask, left < 8 ? left : 8);
+  return bytes & 0x0101010101010101u;
 }
 
-// How far each tap lies from the first.
-template <class Shape>
-inline List<int64_t> tap_offsets(const Shape& p, int64_t dilation, int64_t channels) {
-  List<int64_t> offsets;
-  for (int64_t i = 0; i < p.kernel_height; ++i) {
-    for (int64_t j = 0; j < p.kernel_width; ++j) {
-      offsets.push_back((i * p.width + j) * dilation * channels);
-    }
+// How many of `count` entries of a mask are on.
+inline int64_t kept_of(const uint8_t* mask, int64_t count) {
+  int64_t kept = 0;
+  for (int64_t k = 0; k < count; k += 8) {
+    kept += static_cast<int64_t>(eight(mask + k, count - k) * 0x0101010101010101u >> 56);
   }
-  return offsets;
-}
-
-// The rows of the input that one output position reads, tap by tap; `zeros` outside the image.
-template <class Shape>
-inline void windows(const Shape& p, int64_t dilation, int64_t channels, const Place& at,
-                    const float* zeros, const float** rows, int64_t step) {
-  const float* image = p.x + at.sample * p.height * p.width * channels;
-  for (int64_t i = 0; i < p.kernel_height; ++i) {
-    const int64_t h = at.row * p.stride - p.padding + i * dilation;
-    const bool inside = h >= 0 && h < p.height;
-    for (int64_t j = 0; j < p.kernel_width; ++j, rows += step) {
-      const int64_t w = at.column * p.stride - p.padding + j * dilation;
-      const bool here = inside && w >= 0 && w < p.width;
-      *rows = here ? image + (h * p.width + w) * channels : zeros;
-    }
-  }
+  return kept;
 }
 
 // The positions of a mask (all, if there is none), in order; without a branch to mispredict.

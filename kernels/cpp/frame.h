@@ -1,0 +1,82 @@
+// Where the windows of a convolution lie, and which of their taps are inside the image.
+#pragma once
+#include "vectors.h"
+
+namespace ISA {
+
+// Where an output position is.
+struct Place {
+  int64_t sample, row, column;
+};
+
+template <class Shape>
+inline Place place(const Shape& p, int64_t position) {
+  // In 32 bits, where a division takes a third of the time; there are fewer than 2^31 positions.
+  const uint32_t width = static_cast<uint32_t>(p.out_width), k = static_cast<uint32_t>(position);
+  const uint32_t height = static_cast<uint32_t>(p.out_height), line = k / width;
+  return {line / height, line % height, k % width};
+}
+
+// One window: how far its first tap is from the start of x, and a bit for each tap that is inside.
+struct Window {
+  int64_t at;
+  uint64_t inside;
+};
+
+// What all windows of a convolution share: at most 64 taps.
+struct Frame {
+  template <class Shape>
+  Frame(const Shape& p, int64_t dilation)
+      : stride(p.stride), line(p.width * p.x_step), image(p.height * line), step(p.x_step),
+        start(-p.padding * (line + step)) {
+    for (int64_t i = 0; i < p.kernel_height; ++i) {
+      for (int64_t j = 0; j < p.kernel_width; ++j) {
+        offsets.push_back(i * dilation * line + j * dilation * step);
+      }
+    }
+    const auto reached = [&](int64_t out, int64_t size, auto&& along) {
+      List<uint64_t> found(out, 0);
+      for (int64_t k = 0; k < out; ++k) {
+        for (int64_t t = 0; t < p.kernel_height * p.kernel_width; ++t) {
+          const int64_t at = k * p.stride - p.padding + along(t) * dilation;
+          if (at >= 0 && at < size) found[k] |= uint64_t{1} << t;
+        }
+      }
+      return found;
+    };
+    rows = reached(p.out_height, p.height, [&](int64_t t) { return t / p.kernel_width; });
+    columns = reached(p.out_width, p.width, [&](int64_t t) { return t % p.kernel_width; });
+    whole = ~uint64_t{0} >> (64 - offsets.size());
+  }
+
+  Window window(const Place& at) const {
+    return {start + at.sample * image + at.row * stride * line + at.column * stride * step,
+            rows[at.row] & columns[at.column]};
+  }
+
+  // The rows of x that a window reads, tap by tap, `apart` apart; `zeros` outside the image.
+  void point(const float* x, const Window& from, const float* zeros, const float** to,
+             int64_t apart) const {
+    const int64_t taps = offsets.size();
+    for (int64_t t = 0; t < taps; ++t) {
+      to[t * apart] = from.inside >> t & 1 ? x + from.at + offsets[t] : zeros;
+    }
+  }
+
+  // Ask for the rows of a window that lies inside, ahead of their use: those of a sparse mask lie
+  // scattered, where the processor does not foresee them.
+  void fetch(const float* x, const Window& from, int64_t channels) const {
+    for (std::size_t t = 0; from.inside == whole && t < offsets.size(); ++t) {
+      for (int64_t c = 0; c < channels; c += 16) {
+        __builtin_prefetch(x + from.at + offsets[t] + c, 0, 2);
+      }
+    }
+  }
+
+  int64_t stride, line, image, step, start;
+  uint64_t whole;
+  List<int64_t> offsets;
+  List<uint64_t> rows, columns;
+};
+
+}  // namespace ISA
