@@ -47,9 +47,11 @@ class EntryCall(ctypes.Structure):
     """The struct EntryConv of cpp/tables.h."""
 
     _fields_ = [
-        *pointers("x", "weight", "mask", "residual", "out"),
+        *pointers("x", "weight", "mask", "residual", "scale", "shift", "out"),
         *integers("batch", "height", "width", "depth", "out_height", "out_width", "outputs"),
-        *integers("kernel_height", "kernel_width", "stride", "padding", "x_step", "threads"),
+        *integers(
+            "kernel_height", "kernel_width", "stride", "padding", "relu", "x_step", "threads"
+        ),
     ]
 
 
@@ -110,11 +112,18 @@ def _channel_conv(
 
 
 def _entry_reasons(
-    x: Tensor, weight: Tensor, mask: Tensor, residual: Tensor | None = None, **_: Any
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    **_: Any,
 ) -> list[str]:
     if weight[0].numel() < ENTRY_WINDOW:
         return [f"fewer than {ENTRY_WINDOW} values in a window: dense is faster"]
-    return tensor_reasons(x, weight, mask, residual) or density_reasons(mask, ENTRY_CROSSOVER)
+    reasons = tensor_reasons(x, weight, mask, residual, scale, shift)
+    return reasons or density_reasons(mask, ENTRY_CROSSOVER)
 
 
 def _entry_conv(
@@ -122,7 +131,10 @@ def _entry_conv(
     weight: Tensor,
     mask: Tensor,
     residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
     *,
+    relu: bool = False,
     stride: int = 1,
     padding: int = 0,
 ) -> Tensor:
@@ -131,9 +143,9 @@ def _entry_conv(
     ready = packed(weight, "entries", lib.width, _entry_weight)
     y = x.new_empty(mask.shape)
     x, step = pixels(x)
-    arguments = (x, ready, plain(mask), plain(residual), y)
+    arguments = (x, ready, *[plain(a) for a in (mask, residual, scale, shift)], y)
     sizes = (*x.shape[:3], depth, *mask.shape[1:3], outputs, *window)
-    options = (stride, padding, step, threads())
+    options = (stride, padding, relu, step, threads())
     lib.call("entries", EntryCall(*[pointer(a) for a in arguments], *sizes, *options))
     return y
 

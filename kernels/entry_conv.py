@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.filling import where
+from robustdyn.kernels.masks import count
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
@@ -17,22 +18,30 @@ def entry_masked_conv2d(
     weight: Tensor,
     mask: Tensor,
     residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
     *,
+    relu: bool = False,
     stride: int = 1,
     padding: int = 0,
 ) -> Tensor:
-    """Return conv(x) + residual, (B, H', W', O), at the mask; elsewhere the residual, else 0.
+    """Return [relu](scale * (conv(x) at the mask, else 0, + residual) + shift), (B, H', W', O).
 
     Args:
         x: (B, H, W, C), NHWC.
         weight: (O, C, k, k).
         mask: (B, H', W', O) bool.
-        residual: (B, H', W', O).
+        residual: (B, H', W', O), at all entries; None: 0.
+        scale, shift: (O,), such as a batch norm's; None: 1 and 0.
+        relu: whether negative results become 0.
         stride, padding: of the convolution, the same in both directions.
     """
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding).permute(0, 2, 3, 1)
     y = where(mask, y)
-    return (y if residual is None else y + residual).contiguous()
+    y = y if residual is None else y + residual
+    y = y if scale is None else y * scale
+    y = y if shift is None else y + shift
+    return (y.relu() if relu else y).contiguous()
 
 
 def _fake(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -40,12 +49,13 @@ def _fake(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> Tensor
 
 
 def _macs(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> int:
-    return int(mask.sum()) * weight[0].numel()
+    return count(mask) * weight[0].numel()
 
 
 entry_masked_conv2d.operator = operator(
-    "entry_masked_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? residual=None, *,"
-    " int stride=1, int padding=0) -> Tensor",
+    "entry_masked_conv2d(Tensor x, Tensor weight, Tensor mask, Tensor? residual=None,"
+    " Tensor? scale=None, Tensor? shift=None, *, bool relu=False, int stride=1, int padding=0)"
+    " -> Tensor",
     entry_masked_conv2d.run,
     fake=_fake,
     macs=_macs,

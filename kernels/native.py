@@ -120,16 +120,21 @@ def plain(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def pixels(x: Tensor) -> tuple[Tensor, int]:
-    """Return x (B, H, W, C) and how many floats its pixels are apart.
+def pixel_step(x: Tensor) -> int | None:
+    """Return how many floats the pixels of x (B, H, W, C) are apart; None if they are not evenly.
 
-    Channels that are a slice of more are left where they lie; other layouts are made contiguous.
+    It is more than C for a slice of the channels.
     """
     _, height, width, channels = x.shape
     step = x.stride(2)
-    if x.stride() == (height * width * step, width * step, step, 1) and step >= channels:
-        return x, step
-    return x.contiguous(), channels
+    even = x.stride() == (height * width * step, width * step, step, 1)
+    return step if even and step >= channels else None
+
+
+def pixels(x: Tensor) -> tuple[Tensor, int]:
+    """Return x (B, H, W, C) and its pixel step, made contiguous if it has none."""
+    step = pixel_step(x)
+    return (x.contiguous(), x.shape[3]) if step is None else (x, step)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

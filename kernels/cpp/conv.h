@@ -103,7 +103,7 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
   int64_t at[ROWS] = {};
   uint64_t inside[ROWS] = {}, all = frame.whole, any = 0;
   for (int64_t m = 0; m < active; ++m) {
-    const Window window = frame.window(place(p, positions[m]));
+    const Window window = frame.window(positions[m]);
     at[m] = window.at, inside[m] = window.inside;
     all &= window.inside, any |= window.inside;
     if (scattered) frame.fetch(p.x, window, p.groups * p.depth);
@@ -128,13 +128,13 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
 }
 
 // The same backward.
-inline void point_back(const Conv& p, Tile& tile, const int32_t* positions, int64_t active,
+inline void point_back(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions, int64_t active,
                        const float* zeros) {
   const int64_t taps = p.kernel_height * p.kernel_width;
   for (const float*& row : tile.rows) row = zeros;
   uint64_t any = 0;
   for (int64_t m = 0; m < active; ++m) {
-    any |= gradient_rows(p, place(p, positions[m]), zeros, &tile.rows[m], ROWS);
+    any |= gradient_rows(p, frame.place(positions[m]), zeros, &tile.rows[m], ROWS);
   }
   tile.used = 0;
   for (int64_t t = 0; t < taps; ++t) {
@@ -145,13 +145,13 @@ inline void point_back(const Conv& p, Tile& tile, const int32_t* positions, int6
   }
 }
 
-inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
+inline List<int32_t> active_positions(const Conv& p, const Frame& frame, const float* zeros) {
   const int64_t count = p.batch * p.out_height * p.out_width;
   if (!p.backward) return listed(p.mask, count);
   List<int32_t> found;
   List<const float*> rows(p.kernel_height * p.kernel_width);
   for (int64_t k = 0; k < count; ++k) {
-    if (gradient_rows(p, place(p, k), zeros, rows.data(), 1)) {
+    if (gradient_rows(p, frame.place(k), zeros, rows.data(), 1)) {
       found.push_back(static_cast<int32_t>(k));
     }
   }
@@ -160,13 +160,13 @@ inline List<int32_t> active_positions(const Conv& p, const float* zeros) {
 
 void conv(const Conv& p) {
   const List<float> zeros(p.groups * p.depth, 0.0f);
-  const List<int32_t> active = active_positions(p, zeros.data());
+  const Frame frame(p, p.dilation);
+  const List<int32_t> active = active_positions(p, frame, zeros.data());
   const int64_t count = p.batch * p.out_height * p.out_width;
   const int64_t found = static_cast<int64_t>(active.size());
   const int64_t size = ROWS * kTiles, parts = (found + size - 1) / size;
   const int64_t taps = p.kernel_height * p.kernel_width, outputs = p.outputs / p.groups;
   const int64_t padded = (outputs + WIDTH - 1) / WIDTH * WIDTH;
-  const Frame frame(p, p.dilation);
   const bool sparse = 2 * found < count;
   List<float> bias(p.groups * padded, 0.0f);
   for (int64_t k = 0; p.bias && k < p.outputs; ++k) {
@@ -190,7 +190,7 @@ void conv(const Conv& p) {
       const auto ahead = [&](int64_t k) {  // while one tile is computed, the next is fetched
         if (k >= used) return;
         const int32_t* where = positions + k * ROWS;
-        if (p.backward) return point_back(p, tiles[k], where, rows(k), zeros.data());
+        if (p.backward) return point_back(p, frame, tiles[k], where, rows(k), zeros.data());
         point(p, frame, tiles[k], where, rows(k), zeros.data(), sparse);
       };
       ahead(0);

@@ -54,9 +54,9 @@ void depthwise(const Conv& p) {
 #pragma omp for schedule(dynamic, 64)
     for (int64_t k = 0; k < found; ++k) {
       if (sparse && k + kAhead < found) {
-        frame.fetch(p.x, frame.window(place(p, active[k + kAhead])), p.outputs);
+        frame.fetch(p.x, frame.window(active[k + kAhead]), p.outputs);
       }
-      frame.point(p.x, frame.window(place(p, active[k])), zeros.data(), rows.data(), 1);
+      frame.point(p.x, frame.window(active[k]), zeros.data(), rows.data(), 1);
       depthwise_position(p, rows.data(), active[k]);
     }
   }

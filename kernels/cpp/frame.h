@@ -4,18 +4,21 @@
 
 namespace ISA {
 
+// Division by a number that stays the same, as a product; for dividends and divisors below 2^31.
+struct Divisor {
+  explicit Divisor(int64_t number)
+      : number(number), factor((uint64_t{1} << 63) / static_cast<uint64_t>(number) + 1) {}
+  int64_t quotient(int64_t k) const {
+    return static_cast<int64_t>(static_cast<unsigned __int128>(factor) * static_cast<uint64_t>(k) >> 63);
+  }
+  int64_t number;
+  uint64_t factor;
+};
+
 // Where an output position is.
 struct Place {
   int64_t sample, row, column;
 };
-
-template <class Shape>
-inline Place place(const Shape& p, int64_t position) {
-  // In 32 bits, where a division takes a third of the time; there are fewer than 2^31 positions.
-  const uint32_t width = static_cast<uint32_t>(p.out_width), k = static_cast<uint32_t>(position);
-  const uint32_t height = static_cast<uint32_t>(p.out_height), line = k / width;
-  return {line / height, line % height, k % width};
-}
 
 // One window: how far its first tap is from the start of x, and a bit for each tap that is inside.
 struct Window {
@@ -27,7 +30,7 @@ struct Window {
 struct Frame {
   template <class Shape>
   Frame(const Shape& p, int64_t dilation)
-      : stride(p.stride), line(p.width * p.x_step), image(p.height * line), step(p.x_step),
+      : height(p.out_height), width(p.out_width), stride(p.stride), line(p.width * p.x_step), image(p.height * line), step(p.x_step),
         start(-p.padding * (line + step)) {
     for (int64_t i = 0; i < p.kernel_height; ++i) {
       for (int64_t j = 0; j < p.kernel_width; ++j) {
@@ -49,7 +52,13 @@ struct Frame {
     whole = ~uint64_t{0} >> (64 - offsets.size());
   }
 
-  Window window(const Place& at) const {
+  Place place(int64_t position) const {
+    const int64_t row = width.quotient(position), sample = height.quotient(row);
+    return {sample, row - sample * height.number, position - row * width.number};
+  }
+
+  Window window(int64_t position) const {
+    const Place at = place(position);
     return {start + at.sample * image + at.row * stride * line + at.column * stride * step,
             rows[at.row] & columns[at.column]};
   }
@@ -73,6 +82,7 @@ struct Frame {
     }
   }
 
+  Divisor height, width;
   int64_t stride, line, image, step, start;
   uint64_t whole;
   List<int64_t> offsets;

@@ -34,18 +34,19 @@ struct ChannelConv {
   int64_t relu, threads;
 };
 
-// conv(x) + residual at the entries of the mask; elsewhere the residual, or 0.
+// [relu](scale * (conv(x) at the entries of the mask + residual) + shift).
 struct EntryConv {
   const float* x;         // (batch, height, width, depth), pixels x_step apart
   const float* weight;    // packed twice: for each output [taps][depth], padded with 0 to whole pairs
                           // of vectors; then as Conv's
   const uint8_t* mask;    // (batch, out_height, out_width, outputs)
   const float* residual;  // (batch, out_height, out_width, outputs)
+  const float *scale, *shift;  // (outputs); absent, 1 and 0
   float* out;
   int64_t batch, height, width, depth;
   int64_t out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, stride, padding;
-  int64_t x_step, threads;
+  int64_t relu, x_step, threads;
 };
 
 // x weight^T + bias at the kept outputs of each sample; elsewhere 0.

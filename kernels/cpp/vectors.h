@@ -107,7 +107,11 @@ inline Vec masked(Vec value, const uint8_t* mask) {
 // The next eight entries of a mask, at most `left` of them: bit 8 k is that of the k-th.
 inline uint64_t eight(const uint8_t* mask, int64_t left) {
   uint64_t bytes = 0;
-  std::memcpy(&bytes, mask, left < 8 ? left : 8);
+  if (left >= 8) {
+    std::memcpy(&bytes, mask, 8);  // one load: the number is known
+  } else {
+    for (int64_t k = 0; k < left; ++k) bytes |= static_cast<uint64_t>(mask[k]) << 8 * k;
+  }
   return bytes & 0x0101010101010101u;
 }
 

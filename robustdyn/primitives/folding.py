@@ -1,4 +1,4 @@
-"""Fold what follows a convolution into it: a batch norm in eval, then a ReLU."""
+"""A batch norm in eval is a scale and a shift: folded into a convolution, with a ReLU, or alone."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,28 +40,62 @@ def folded(conv: nn.Conv2d, then: Callable[[Tensor], Tensor]) -> Folded | None:
     return Folded(*_with_norm(conv, norm), relu)
 
 
-def _with_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    key = _key(conv, norm)
-    known = _folded.get(conv)
-    if key is not None and known is not None and known[0] == key:
-        return known[1], known[2]
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Return the scale and the shift (C,) that `norm` is, without gradients.
+
+    None where it is not: a batch norm in eval with running statistics is. Kept until it changes.
+    """
+    if not isinstance(norm, nn.BatchNorm2d) or norm.training:
+        return None
     mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
+    if mean is None or variance is None:
+        return None
+    return _kept(norm, _key(norm), lambda: _scale_and_shift(norm, mean, variance))
+
+
+def _with_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    def fold() -> tuple[Tensor, Tensor]:
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        scale, shift = _scale_and_shift(norm, mean, variance)
+        bias = shift if conv.bias is None else conv.bias * scale + shift
+        return (conv.weight * scale[:, None, None, None]).detach(), bias.detach()
+
+    return _kept(conv, _key(conv, norm), fold)
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.rsqrt(variance + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight
-    shift = -mean * scale if conv.bias is None else (conv.bias - mean) * scale
+    shift = -mean * scale
     shift = shift if norm.bias is None else shift + norm.bias
-    weight = (conv.weight * scale[:, None, None, None]).detach()
+    return scale.detach(), shift.detach()
+
+
+def _kept(
+    module: nn.Module, key: _Key | None, make: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """What `make` made for this key, from memory if it is the same as last time."""
+    known = _folded.get(module)
+    if key is not None and known is not None and known[0] == key:
+        return known[1], known[2]
+    made = make()
     if key is not None:
-        _folded[conv] = key, weight, shift.detach()
-    return weight, shift.detach()
+        _folded[module] = key, *made
+    return made
 
 
-def _key(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Key | None:
+def _key(*modules: nn.Conv2d | nn.BatchNorm2d) -> _Key | None:
     """What changes whenever a tensor does; None for tensors that do not tell."""
-    tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    tensors = [
+        t for module in modules for t in (*module._parameters.values(), *_statistics(module))
+    ]
     present = [tensor for tensor in tensors if tensor is not None]
     if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in present):
         return None
     return tuple((tensor.data_ptr(), tensor._version) for tensor in present)
+
+
+def _statistics(module: nn.Module) -> list[Tensor | None]:
+    return [module.running_mean, module.running_var] if isinstance(module, nn.BatchNorm2d) else []

@@ -32,12 +32,12 @@ class GatedConv(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(outputs))
         self.norm = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, name: str, *, relu: bool = False) -> Tensor:
         def gate(partial: Tensor) -> Decision:
             margin = SLOPE * (self.gate_norm(partial) - self.threshold[:, None, None])
             return decide(name, margin, kind="channel")  # (B, O, H', W')
 
-        return self.norm(partial_conv(self.conv, x, gate, parts=PARTS))
+        return partial_conv(self.conv, x, gate, parts=PARTS, norm=self.norm, relu=relu)
 
 
 class GatedBlock(nn.Module):
@@ -51,7 +51,7 @@ class GatedBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, size=1, stride=stride)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
-        h = F.relu(self.conv1(x, f"{name}.conv1"))
+        h = self.conv1(x, f"{name}.conv1", relu=True)
         return F.relu(self.shortcut(x) + self.conv2(h, f"{name}.conv2"))
 
 
