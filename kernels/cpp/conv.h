@@ -7,14 +7,15 @@
 namespace ISA {
 
 constexpr int64_t kTiles = 8;         // tiles of ROWS positions that a thread takes at a time
+constexpr int64_t ROOM = (ROWS + 7) / 8 * 8;
 constexpr int64_t kSmall = 64 * 1024;  // so many weights stay in a core's second cache
 
 // What a tile reads. Where all windows lie inside the image: one corner per position, from which
-// the taps have the same offsets. Else, for each used tap, ROWS pointers; taps that are outside for
+// the taps have the same offsets. Else, for each used tap, ROOM pointers; taps that are outside for
 // the whole tile are left out.
 struct Tile {
   explicit Tile(const List<int64_t>& offsets)
-      : offsets(offsets.data()), rows(offsets.size() * ROWS), taps(offsets.size()) {}
+      : offsets(offsets.data()), rows(offsets.size() * ROOM), taps(offsets.size()) {}
   const int64_t* offsets;
   const float* corners[ROWS];
   List<const float*> rows;
@@ -31,7 +32,7 @@ inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const floa
     const float* row[ROWS];
 #pragma GCC unroll 16
     for (int m = 0; m < ROWS; ++m) {
-      row[m] = tile.inside ? tile.corners[m] + tile.offsets[t] : tile.rows[t * ROWS + m];
+      row[m] = tile.inside ? tile.corners[m] + tile.offsets[t] : tile.rows[t * ROOM + m];
       row[m] += offset;
     }
     for (int64_t c = 0; c < depth; ++c, w += VECTORS * WIDTH) {
@@ -100,11 +101,11 @@ inline uint64_t gradient_rows(const Conv& p, const Place& here, const float* zer
 inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions,
                   int64_t active, const float* zeros, bool scattered) {
   const int64_t taps = frame.offsets.size();
-  int64_t at[ROWS] = {};
-  uint64_t inside[ROWS] = {}, all = frame.whole, any = 0;
+  int64_t at[ROOM] = {}, inside[ROOM] = {};
+  uint64_t all = frame.whole, any = 0;
   for (int64_t m = 0; m < active; ++m) {
     const Window window = frame.window(positions[m]);
-    at[m] = window.at, inside[m] = window.inside;
+    at[m] = reinterpret_cast<int64_t>(p.x + window.at), inside[m] = window.inside;
     all &= window.inside, any |= window.inside;
     if (scattered) frame.fetch(p.x, window, p.groups * p.depth);
   }
@@ -112,17 +113,19 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
   tile.used = 0;
   tile.inside = all == frame.whole;
   if (tile.inside) {
-    for (int64_t m = 0; m < ROWS; ++m) tile.corners[m] = p.x + at[m];
+    for (int64_t m = 0; m < ROWS; ++m) tile.corners[m] = reinterpret_cast<const float*>(at[m]);
     tile.used = taps;
     return;
   }
+  const int64_t outside = reinterpret_cast<int64_t>(zeros);
   for (int64_t t = 0; t < taps; ++t) {
     if (!(any >> t & 1)) continue;
-    const float** rows = &tile.rows[tile.used * ROWS];
-    const int64_t offset = frame.offsets[t];
-    for (int64_t m = 0; m < ROWS; ++m) {
-      rows[m] = inside[m] >> t & 1 ? p.x + (at[m] + offset) : zeros;
+    const int64_t offset = frame.offsets[t] * sizeof(float);
+    int64_t rows[ROOM];
+    for (int64_t m = 0; m < ROOM; ++m) {  // as numbers, which the compiler puts into vectors
+      rows[m] = inside[m] >> t & 1 ? at[m] + offset : outside;
     }
+    std::memcpy(&tile.rows[tile.used * ROOM], rows, sizeof(rows));
     tile.taps[tile.used++] = t;
   }
 }
@@ -134,13 +137,13 @@ inline void point_back(const Conv& p, const Frame& frame, Tile& tile, const int3
   for (const float*& row : tile.rows) row = zeros;
   uint64_t any = 0;
   for (int64_t m = 0; m < active; ++m) {
-    any |= gradient_rows(p, frame.place(positions[m]), zeros, &tile.rows[m], ROWS);
+    any |= gradient_rows(p, frame.place(positions[m]), zeros, &tile.rows[m], ROOM);
   }
   tile.used = 0;
   for (int64_t t = 0; t < taps; ++t) {
     if (!(any >> t & 1)) continue;
-    const float** rows = &tile.rows[t * ROWS];
-    if (tile.used < t) std::memcpy(&tile.rows[tile.used * ROWS], rows, ROWS * sizeof(*rows));
+    const float** rows = &tile.rows[t * ROOM];
+    if (tile.used < t) std::memcpy(&tile.rows[tile.used * ROOM], rows, ROWS * sizeof(*rows));
     tile.taps[tile.used++] = t;
   }
 }

@@ -1,6 +1,6 @@
-// Convolution at single entries (position and channel). For every position and block of outputs, as
-// in conv.h, its own mask says how: where many outputs are kept, all of the block are computed in
-// tiles of positions; where few are, each takes its dot product with the window.
+// Convolution at single entries (position and channel). For every position its own mask says how:
+// where many outputs are kept, all are computed, as in conv.h, in tiles of positions; where few are,
+// each takes its dot product with the window.
 #pragma once
 #include "conv.h"
 
@@ -51,11 +51,11 @@ struct Singles {
     const int64_t size = p.kernel_height * p.kernel_width * p.depth;
     return (size + 2 * WIDTH - 1) / (2 * WIDTH) * 2 * WIDTH;
   }
-  void add(const uint8_t* mask, int64_t first, int64_t count) {
+  void take(const uint8_t* mask, int64_t count) {
     int64_t* to = kept.data();
-    int64_t k = found;
+    int64_t k = 0;
     for (int64_t o = 0; o < count; ++o) {  // no branch to mispredict
-      to[k] = first + o;
+      to[k] = o;
       k += mask[o] != 0;
     }
     found = k;
@@ -104,6 +104,7 @@ inline void multiply_singles(const EntryConv& p, const Frame& frame, Singles& si
                              int64_t position, const float* zeros, const Finish& finish) {
   const int64_t taps = frame.offsets.size(), at = position * p.outputs;
   const Window from = frame.window(position);
+  singles.take(p.mask + at, p.outputs);
   for (int64_t t = 0; t < taps; ++t) {
     const float* row = from.inside >> t & 1 ? p.x + from.at + frame.offsets[t] : zeros;
     copy_row(&singles.window[t * p.depth], row, p.depth);
@@ -151,10 +152,11 @@ inline Conv geometry(const EntryConv& p) {
 }
 
 void entries(const EntryConv& p) {
-  const int64_t taps = p.kernel_height * p.kernel_width, block = 2 * WIDTH;
   const int64_t count = p.batch * p.out_height * p.out_width, size = ROWS * kTiles;
-  const int64_t blocks = (p.outputs + block - 1) / block, window = taps * p.depth;
-  const int64_t each = 2 * (window / WIDTH + kDot);
+  const int64_t window = p.kernel_height * p.kernel_width * p.depth, block = 2 * WIDTH;
+  // In half cycles: a dot product loads twice for each of its vectors, the block takes them in pairs.
+  const int64_t single = 2 * (window / WIDTH + kDot);
+  const int64_t all = window * ((p.outputs + WIDTH - 1) / WIDTH);
   const Conv conv = geometry(p);
   const Frame frame(p, 1);
   const Finish finish(p);
@@ -162,39 +164,36 @@ void entries(const EntryConv& p) {
   const List<float> zeros(p.x_step, 0.0f);
 #pragma omp parallel num_threads(p.threads)
   {
-    Tile tile(frame.offsets);
+    List<Tile> tiles(kTiles, Tile(frame.offsets));
     Singles singles(p);
-    List<int32_t> whole(blocks * size);
-    List<int64_t> found(blocks);
+    List<int32_t> whole(size);
 #pragma omp for schedule(dynamic)
     for (int64_t begin = 0; begin < count; begin += size) {
       const int64_t end = begin + size < count ? begin + size : count;
-      for (int64_t b = 0; b < blocks; ++b) found[b] = 0;
+      int64_t found = 0;
       for (int64_t k = begin; k < end; ++k) {
-        singles.found = 0;
-        for (int64_t b = 0, first = 0; b < blocks; ++b, first += block) {
-          const int64_t left = p.outputs - first, width = left < block ? left : block;
-          const int64_t at = k * p.outputs + first, kept = kept_of(p.mask + at, width);
-          if (kept * each >= (left > WIDTH ? 2 * window : window)) {
-            whole[b * size + found[b]++] = static_cast<int32_t>(k);
-            continue;
-          }
-          for (int64_t o = 0; o < width; o += WIDTH) {
-            finish.vector(at + o, first + o, width - o < WIDTH ? width - o : WIDTH, Vec{});
-          }
-          if (kept) singles.add(p.mask + at, first, width);
+        const uint8_t* mask = p.mask + k * p.outputs;
+        const int64_t kept = kept_of(mask, p.outputs);
+        if (kept * single >= all) {
+          whole[found++] = static_cast<int32_t>(k);
+          continue;
         }
-        if (singles.found) multiply_singles(p, frame, singles, k, zeros.data(), finish);
+        for (int64_t o = 0; o < p.outputs; o += WIDTH) {
+          const int64_t left = p.outputs - o;
+          finish.vector(k * p.outputs + o, o, left < WIDTH ? left : WIDTH, Vec{});
+        }
+        if (kept) multiply_singles(p, frame, singles, k, zeros.data(), finish);
       }
-      for (int64_t b = 0, first = 0; b < blocks; ++b, first += block) {
+      const auto active = [&](int64_t k) { return found - k < ROWS ? found - k : ROWS; };
+      for (int64_t k = 0; k < found; k += ROWS) {
+        point(conv, frame, tiles[k / ROWS], &whole[k], active(k), zeros.data(), false);
+      }
+      for (int64_t first = 0; first < p.outputs; first += block) {
         const int64_t left = p.outputs - first, width = left < block ? left : block;
         const auto run = left > WIDTH ? multiply_whole<2> : multiply_whole<1>;
-        for (int64_t k = 0; k < found[b]; k += ROWS) {
-          const int32_t* positions = &whole[b * size + k];
-          const int64_t active = found[b] - k < ROWS ? found[b] - k : ROWS;
-          point(conv, frame, tile, positions, active, zeros.data(), false);
-          const float* weight = in_blocks + first * taps * p.depth;
-          run(p, tile, first, width, weight, positions, active, finish);
+        for (int64_t k = 0; k < found; k += ROWS) {
+          const float* weight = in_blocks + first * window;
+          run(p, tiles[k / ROWS], first, width, weight, &whole[k], active(k), finish);
         }
       }
     }
