@@ -22,11 +22,13 @@ class Implementation:
         name: such as "torch", "cpp", "cuda".
         run: same arguments and result as the kernel's reference.
         not_supported_reasons: called with the same arguments; an empty list means it can run.
+        device: "cpu" or "cuda" where it runs on no other; None: not known.
     """
 
     name: str
     run: Callable[..., Any]
     not_supported_reasons: Callable[..., list[str]]
+    device: str | None = None
 
 
 # How often each (kernel, implementation) ran, for whoever records at the moment.
@@ -63,7 +65,10 @@ class Kernel:
 
     def select(self, *args: Any, **kwargs: Any) -> Implementation:
         """Return the implementation that a call with these arguments runs."""
+        here = args[0].device.type
         for implementation in self.implementations:
+            if implementation.device not in (None, here):
+                continue
             if not implementation.not_supported_reasons(*args, **kwargs):
                 return implementation
         return Implementation("torch", self.reference, lambda *_, **__: [])

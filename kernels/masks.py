@@ -19,9 +19,7 @@ def exceeds(x: Tensor, bound: float) -> Tensor:
 
 def count(mask: Tensor) -> int:
     """Return how many entries of a bool mask are on; waits for the device."""
-    if mask.is_cpu and unwatched((mask,)):
-        return int(np.count_nonzero(mask.numpy()))
-    return int(mask.count_nonzero())
+    return int(np.count_nonzero(mask.numpy()) if mask.is_cpu else mask.count_nonzero())
 
 
 def channels_of(blocks: Tensor, channels: int) -> Tensor:

@@ -17,7 +17,7 @@ _THREADS = 256
 
 def register(kernel: Kernel, run: Callable[..., Any], reasons: Callable[..., list[str]]) -> None:
     """Put a CUDA implementation of the kernel before all others."""
-    kernel.implementations.insert(0, Implementation("cuda", run, reasons))
+    kernel.implementations.insert(0, Implementation("cuda", run, reasons, "cuda"))
 
 
 def not_on_cuda(

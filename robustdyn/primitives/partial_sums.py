@@ -66,8 +66,8 @@ def _sparse(
     mark_sparse()
     shape = {"stride": conv.stride[0], "padding": int(conv.padding[0])}
     x, weight = begun[0].permute(0, 2, 3, 1), begun[1]  # NHWC
-    everywhere = torch.ones(len(x), *output_shape(x, weight, **shape), dtype=torch.bool)
-    partial = masked_conv2d(x, weight, everywhere.to(x.device), **shape)
+    everywhere = x.new_ones((len(x), *output_shape(x, weight, **shape)), dtype=torch.bool)
+    partial = masked_conv2d(x, weight, everywhere, **shape)
     kept = gate(partial.permute(0, 3, 1, 2)).kept.permute(0, 2, 3, 1)
     x, weight = others[0].permute(0, 2, 3, 1), others[1]
     last = (None, None) if norm is None else scale_and_shift(norm)
