@@ -22,7 +22,7 @@ class Implementation:
         name: such as "torch", "cpp", "cuda".
         run: same arguments and result as the kernel's reference.
         not_supported_reasons: called with the same arguments; an empty list means it can run.
-        device: "cpu" or "cuda" where it runs on no other; None: not known.
+        device: the only one it runs on, such as "cuda", if it has one.
     """
 
     name: str
@@ -65,9 +65,8 @@ class Kernel:
 
     def select(self, *args: Any, **kwargs: Any) -> Implementation:
         """Return the implementation that a call with these arguments runs."""
-        here = args[0].device.type
         for implementation in self.implementations:
-            if implementation.device not in (None, here):
+            if implementation.device and args[0].device.type != implementation.device:
                 continue
             if not implementation.not_supported_reasons(*args, **kwargs):
                 return implementation

@@ -87,25 +87,53 @@ def test_channels_of_each_sample(force, density, size, kernel_size, which):
     )
     live = torch.rand(3, 6) < density if which != "outputs" else None
     kept = torch.rand(3, 21) < density if which != "inputs" else None
-    inner = x if live is None else x * live[:, None, None]
+    x = x if live is None else x * live[:, None, None]
     stride, padding = (2, 1) if kernel_size == 3 else (1, 0)
-    y = F.conv2d(inner.permute(0, 3, 1, 2), weight, bias, stride, padding).relu()
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).relu()
     expected = y if kept is None else y * kept[:, :, None, None]
     got = kernel(x, weight, live, kept, bias, relu=True, stride=stride, padding=padding)
     torch.testing.assert_close(got, expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
 
 
+def _entries(batch, height, width, outputs, density):
+    """Positions that keep none, few, many or all of their outputs."""
+    rates = density * torch.tensor([0.0, 0.15, 1.0, 4.0])[torch.randint(4, (batch, height, width))]
+    return torch.rand(batch, height, width, outputs) < rates[..., None]
+
+
 @pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("residual", [False, True])
-def test_single_entries(force, density, stride, residual):
+@pytest.mark.parametrize(("depth", "outputs"), [(5, 11), (24, 32), (16, 50)])
+@pytest.mark.parametrize("after", [(), ("residual",), ("residual", "affine", "relu")])
+def test_single_entries(force, density, stride, depth, outputs, after):
     kernel = force(kernels.entry_masked_conv2d)
-    x, weight = torch.randn(2, 9, 7, 5), torch.randn(11, 5, 3, 3)
+    x, weight = torch.randn(5, 9, 7, depth), torch.randn(outputs, depth, 3, 3)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, 1).permute(0, 2, 3, 1)
-    mask = torch.rand(y.shape) < density
-    added = torch.randn(y.shape) if residual else None
-    expected = torch.where(mask, y, 0) + (0 if added is None else added)
-    got = kernel(x, weight, mask, added, stride=stride, padding=1)
+    mask = _entries(*y.shape, density)
+    residual = torch.randn(y.shape) if "residual" in after else None
+    scale, shift = torch.randn(2, outputs) if "affine" in after else (None, None)
+    expected = torch.where(mask, y, 0) + (0 if residual is None else residual)
+    expected = expected if scale is None else expected * scale + shift
+    expected = expected.relu() if "relu" in after else expected
+    options = {"relu": "relu" in after, "stride": stride, "padding": 1}
+    got = kernel(x, weight, mask, residual, scale, shift, **options)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    residual = None if residual is None else residual[1:]
+    alone = kernel(x[1:], weight, mask[1:], residual, scale, shift, **options)
+    if kernel.implementations:  # torch's own depends on the batch
+        assert torch.equal(got[1:], alone)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_slice_of_the_channels_is_read_where_it_lies(force, first):
+    more, weight = torch.randn(2, 6, 5, 8), torch.randn(4, 8 - first, 3, 3)
+    x, mask = more[..., first:], torch.rand(2, 6, 5) < 0.5
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+    expected = torch.where(mask[..., None], y, 0)
+    got = force(kernels.masked_conv2d)(x, weight, mask, padding=1)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    entries = mask[..., None].expand(-1, -1, -1, 4)
+    got = force(kernels.entry_masked_conv2d)(x, weight, entries, padding=1)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -125,20 +153,28 @@ def test_few_outputs(force, kernel_size, padding, stride, depth, outputs):
         assert torch.equal(got[1:], alone)
 
 
-@pytest.mark.parametrize("which", ["inputs", "outputs", "both"])
 @pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
-@pytest.mark.parametrize(("batch", "depth", "outputs"), [(1, 3, 5), (17, 20, 40), (3, 33, 16)])
-def test_linear_layers(force, which, density, batch, depth, outputs):
+@pytest.mark.parametrize("block", [1, 8, "all"])
+@pytest.mark.parametrize(
+    ("batch", "depth", "outputs"), [(1, 3, 8), (17, 20, 40), (64, 256, 16), (90, 5, 8)]
+)
+def test_linear_layers(force, density, block, batch, depth, outputs):
     kernel = force(kernels.masked_linear)
     x, weight, bias = torch.randn(batch, depth), torch.randn(outputs, depth), torch.randn(outputs)
-    live = torch.rand(batch, depth) < density if which != "outputs" else None
-    kept = torch.rand(batch, outputs) < density if which != "inputs" else None
-    y = F.linear(x if live is None else x * live, weight, bias)
-    got = kernel(x, weight, live, kept, bias)
-    torch.testing.assert_close(got, y if kept is None else y * kept, rtol=1e-4, atol=1e-4)
-    rest = [None if mask is None else mask[1:] for mask in (live, kept)]
+    size = outputs if block == "all" else block
+    kept = torch.rand(batch, outputs // size) < density
+    expected = F.linear(x, weight, bias) * kept.repeat_interleave(size, 1)
+    got = kernel(x, weight, kept, bias)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     if kernel.implementations:  # torch's own depends on the batch
-        assert torch.equal(got[1:], kernel(x[1:], weight, *rest, bias))
+        assert torch.equal(got[1:], kernel(x[1:], weight, kept[1:], bias))
+
+
+def test_blocks_of_outputs_must_be_equal(force):
+    with pytest.raises(ValueError, match="8 channels cannot be cut into 3 equal blocks"):
+        force(kernels.masked_linear)(
+            torch.randn(2, 4), torch.randn(8, 4), torch.ones(2, 3, dtype=torch.bool)
+        )
 
 
 def test_experts_equal_a_loop_over_tokens():

@@ -33,7 +33,7 @@ def _calls():
     h, wi, wh = torch.randn(2, 3), torch.randn(9, 4), torch.randn(9, 3)
     fresh, flat = torch.zeros(2, 5, 6, 8), torch.randn(2, 3, 4)
     scale = torch.randn(4)
-    tokens = torch.randn(4, 4)
+    tokens, blocks = torch.randn(4, 4), torch.rand(4, 3) < 0.5
     one = torch.tensor([True, False])
     return {
         "mask_compact": ((mask,), {"dtype": torch.int32}, 0),
@@ -53,9 +53,13 @@ def _calls():
         "masked_affine_act": ((x, scale, scale, mask), {"relu": True}, 0),
         "masked_affine_act_out": ((x, scale, scale, mask), {"out": torch.zeros_like(x)}, 0),
         "channel_masked_conv2d": ((x, w, live, kept, bias), shape, pairs * 9 * 30),
-        "entry_masked_conv2d": ((x, w, entries), shape, int(entries.sum()) * 36),
+        "entry_masked_conv2d": (
+            (x, w, entries, residual, bias, bias),
+            {"relu": True, **shape},
+            int(entries.sum()) * 36,
+        ),
         "thin_conv2d": ((x, w[:1], bias[:1]), shape, 2 * 5 * 6 * w[0].numel()),
-        "masked_linear": ((tokens, wi, tokens > 0, None, None), {}, 9 * int((tokens > 0).sum())),
+        "masked_linear": ((tokens, wi, blocks, None), {}, 3 * 4 * int(blocks.sum())),
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
@@ -135,14 +139,20 @@ def test_gradcheck_through_the_reference():
     assert torch.autograd.gradcheck(
         lambda x, w: kernels.entry_masked_conv2d(x, w, entries, padding=1), weights
     )
+    affine = [torch.randn(5).double().requires_grad_() for _ in range(2)]
+    added = torch.randn(2, 4, 4, 5).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, w, r, a, b: kernels.entry_masked_conv2d(
+            x, w, entries, r, a, b, relu=True, padding=1
+        ),
+        [*weights, added, *affine],
+    )
     assert torch.autograd.gradcheck(
         lambda x, w: kernels.thin_conv2d(x, w, stride=2, padding=1), weights
     )
     rows, matrix = (t.detach().clone().requires_grad_() for t in (x[0, 0], w[..., 0, 0]))
     on = torch.rand(len(rows), len(matrix)) < 0.5
-    assert torch.autograd.gradcheck(
-        lambda x, w: kernels.masked_linear(x, w, None, on), (rows, matrix)
-    )
+    assert torch.autograd.gradcheck(lambda x, w: kernels.masked_linear(x, w, on), (rows, matrix))
     h, wi, wh = torch.randn(2, 3).double(), torch.randn(9, 3).double(), torch.randn(9, 3).double()
     on = torch.tensor([True, False])
     step = [t.requires_grad_() for t in (torch.randn(2, 3).double(), h, wi, wh)]

@@ -97,14 +97,21 @@ inline uint64_t gradient_rows(const Conv& p, const Place& here, const float* zer
   return found;
 }
 
+typedef int64_t Addresses __attribute__((vector_size(64), aligned(8), may_alias));
+
 // Find what a tile reads, forward.
 inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions,
                   int64_t active, const float* zeros, bool scattered) {
   const int64_t taps = frame.offsets.size();
-  int64_t at[ROOM] = {}, inside[ROOM] = {};
+  Addresses starts[ROOM / 8] = {}, insides[ROOM / 8] = {};
+  int64_t* at = reinterpret_cast<int64_t*>(starts);
+  int64_t* inside = reinterpret_cast<int64_t*>(insides);
   uint64_t all = frame.whole, any = 0;
+  const bool together = positions[active - 1] - positions[0] == active - 1;
+  Place place = frame.place(positions[0]);
   for (int64_t m = 0; m < active; ++m) {
-    const Window window = frame.window(positions[m]);
+    const Window window = together ? frame.window(place) : frame.window(positions[m]);
+    if (together) frame.advance(place);
     at[m] = reinterpret_cast<int64_t>(p.x + window.at), inside[m] = window.inside;
     all &= window.inside, any |= window.inside;
     if (scattered) frame.fetch(p.x, window, p.groups * p.depth);
@@ -117,15 +124,14 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
     tile.used = taps;
     return;
   }
-  const int64_t outside = reinterpret_cast<int64_t>(zeros);
+  const Addresses outside = Addresses{} + reinterpret_cast<int64_t>(zeros);
   for (int64_t t = 0; t < taps; ++t) {
     if (!(any >> t & 1)) continue;
     const int64_t offset = frame.offsets[t] * sizeof(float);
-    int64_t rows[ROOM];
-    for (int64_t m = 0; m < ROOM; ++m) {  // as numbers, which the compiler puts into vectors
-      rows[m] = inside[m] >> t & 1 ? at[m] + offset : outside;
+    Addresses* rows = reinterpret_cast<Addresses*>(&tile.rows[tile.used * ROOM]);
+    for (int64_t v = 0; v < ROOM / 8; ++v) {
+      rows[v] = (insides[v] >> t & 1) != 0 ? starts[v] + offset : outside;
     }
-    std::memcpy(&tile.rows[tile.used * ROOM], rows, sizeof(rows));
     tile.taps[tile.used++] = t;
   }
 }

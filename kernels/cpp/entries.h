@@ -106,11 +106,11 @@ inline void multiply_singles(const EntryConv& p, const Frame& frame, Singles& si
   const Window from = frame.window(position);
   singles.take(p.mask + at, p.outputs);
   for (int64_t t = 0; t < taps; ++t) {
-    const float* row = from.inside >> t & 1 ? p.x + from.at + frame.offsets[t] : zeros;
-    copy_row(&singles.window[t * p.depth], row, p.depth);
+    copy_row(&singles.window[t * p.depth], frame.row(p.x, from, zeros, t), p.depth);
   }
   int64_t k = 0;
   for (; k + 4 <= singles.found; k += 4) dots<4>(p, singles, k, at, finish);
+  for (; k + 2 <= singles.found; k += 2) dots<2>(p, singles, k, at, finish);
   for (; k < singles.found; ++k) dots<1>(p, singles, k, at, finish);
 }
 

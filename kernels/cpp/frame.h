@@ -57,8 +57,17 @@ struct Frame {
     return {sample, row - sample * height.number, position - row * width.number};
   }
 
-  Window window(int64_t position) const {
-    const Place at = place(position);
+  // The place after another one.
+  void advance(Place& at) const {
+    if (++at.column < width.number) return;
+    at.column = 0;
+    if (++at.row < height.number) return;
+    at.row = 0, ++at.sample;
+  }
+
+  Window window(int64_t position) const { return window(place(position)); }
+
+  Window window(const Place& at) const {
     return {start + at.sample * image + at.row * stride * line + at.column * stride * step,
             rows[at.row] & columns[at.column]};
   }
@@ -67,9 +76,14 @@ struct Frame {
   void point(const float* x, const Window& from, const float* zeros, const float** to,
              int64_t apart) const {
     const int64_t taps = offsets.size();
-    for (int64_t t = 0; t < taps; ++t) {
-      to[t * apart] = from.inside >> t & 1 ? x + from.at + offsets[t] : zeros;
-    }
+    for (int64_t t = 0; t < taps; ++t) to[t * apart] = row(x, from, zeros, t);
+  }
+
+  // One of them, without a branch: along a border a processor would often mispredict it.
+  const float* row(const float* x, const Window& from, const float* zeros, int64_t tap) const {
+    const uint64_t on = -(from.inside >> tap & 1), off = reinterpret_cast<uint64_t>(zeros);
+    const uint64_t there = reinterpret_cast<uint64_t>(x) + (from.at + offsets[tap]) * sizeof(float);
+    return reinterpret_cast<const float*>(off ^ ((off ^ there) & on));
   }
 
   // Ask for the rows of a window that lies inside, ahead of their use: those of a sparse mask lie
