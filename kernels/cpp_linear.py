@@ -26,11 +26,25 @@ class LinearCall(ctypes.Structure):
     ]
 
 
-def _reasons(x: Tensor, weight: Tensor, kept: Tensor, bias: Tensor | None = None) -> list[str]:
-    return tensor_reasons(x, weight, kept, bias) or density_reasons(kept, CROSSOVER)
+def _reasons(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> list[str]:
+    if outputs is None:
+        return ["all outputs are kept: dense is faster"]
+    return tensor_reasons(x, weight, outputs, bias) or density_reasons(outputs, CROSSOVER)
 
 
-def _linear(x: Tensor, weight: Tensor, kept: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None,
+    kept: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
     ready = packed(weight, "linear", min(library().width, MOST_LANES), _in_vectors)
     outputs, depth = weight.shape
     block_size(kept, outputs)

@@ -164,16 +164,16 @@ def test_linear_layers(force, density, block, batch, depth, outputs):
     size = outputs if block == "all" else block
     kept = torch.rand(batch, outputs // size) < density
     expected = F.linear(x, weight, bias) * kept.repeat_interleave(size, 1)
-    got = kernel(x, weight, kept, bias)
+    got = kernel(x, weight, None, kept, bias)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     if kernel.implementations:  # torch's own depends on the batch
-        assert torch.equal(got[1:], kernel(x[1:], weight, kept[1:], bias))
+        assert torch.equal(got[1:], kernel(x[1:], weight, None, kept[1:], bias))
 
 
 def test_blocks_of_outputs_must_be_equal(force):
     with pytest.raises(ValueError, match="8 channels cannot be cut into 3 equal blocks"):
         force(kernels.masked_linear)(
-            torch.randn(2, 4), torch.randn(8, 4), torch.ones(2, 3, dtype=torch.bool)
+            torch.randn(2, 4), torch.randn(8, 4), None, torch.ones(2, 3, dtype=torch.bool)
         )
 
 

@@ -33,7 +33,8 @@ def _calls():
     h, wi, wh = torch.randn(2, 3), torch.randn(9, 4), torch.randn(9, 3)
     fresh, flat = torch.zeros(2, 5, 6, 8), torch.randn(2, 3, 4)
     scale = torch.randn(4)
-    tokens, blocks = torch.randn(4, 4), torch.rand(4, 3) < 0.5
+    halves, blocks = torch.rand(4, 2) < 0.5, torch.rand(4, 3) < 0.5
+    tokens = torch.randn(4, 4)
     one = torch.tensor([True, False])
     return {
         "mask_compact": ((mask,), {"dtype": torch.int32}, 0),
@@ -59,7 +60,11 @@ def _calls():
             int(entries.sum()) * 36,
         ),
         "thin_conv2d": ((x, w[:1], bias[:1]), shape, 2 * 5 * 6 * w[0].numel()),
-        "masked_linear": ((tokens, wi, blocks, None), {}, 3 * 4 * int(blocks.sum())),
+        "masked_linear": (
+            (tokens, wi, halves, blocks, None),
+            {},
+            2 * 3 * int((halves.sum(1) * blocks.sum(1)).sum()),
+        ),
         "route_experts": ((torch.tensor([[0, 2], [2, 1]]), 3), {}, 0),
         "grouped_matmul": ((tokens, torch.randn(3, 4, 5), offsets), {}, 4 * 4 * 5),
         "combine_experts": ((tokens, order, torch.rand(2, 2)), {}, 0),
@@ -152,7 +157,9 @@ def test_gradcheck_through_the_reference():
     )
     rows, matrix = (t.detach().clone().requires_grad_() for t in (x[0, 0], w[..., 0, 0]))
     on = torch.rand(len(rows), len(matrix)) < 0.5
-    assert torch.autograd.gradcheck(lambda x, w: kernels.masked_linear(x, w, on), (rows, matrix))
+    assert torch.autograd.gradcheck(
+        lambda x, w: kernels.masked_linear(x, w, None, on), (rows, matrix)
+    )
     h, wi, wh = torch.randn(2, 3).double(), torch.randn(9, 3).double(), torch.randn(9, 3).double()
     on = torch.tensor([True, False])
     step = [t.requires_grad_() for t in (torch.randn(2, 3).double(), h, wi, wh)]

@@ -45,7 +45,7 @@ def masked_channels(
         return _masked(y if norm is None else norm(y), outputs)
     mark_sparse()
     if isinstance(layer, nn.Linear):
-        y = _linear(layer, x, outputs)
+        y = _linear(layer, x, outputs, inputs)
     else:
         whole = folded(layer, norm or nn.Identity())
         if whole is not None and not whole.relu:
@@ -100,9 +100,13 @@ def _dense(
         return layer(x)
 
 
-def _linear(layer: nn.Linear, x: Tensor, outputs: Decision | None) -> Tensor:
-    """The layer's kept outputs, 0 where it is closed; what is not live is 0 in x."""
-    return layer(x) if outputs is None else masked_linear(x, layer.weight, outputs.kept, layer.bias)
+def _linear(
+    layer: nn.Linear, x: Tensor, outputs: Decision | None, inputs: Sequence[Decision]
+) -> Tensor:
+    """The layer's kept outputs from the live inputs of each sample; 0 where it is closed."""
+    live = _union(inputs) if inputs else None
+    kept = None if outputs is None else outputs.kept
+    return masked_linear(x, layer.weight, live, kept, layer.bias)
 
 
 def _convolution(
