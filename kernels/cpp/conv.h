@@ -21,7 +21,7 @@ struct Tile {
   List<const float*> rows;
   List<int64_t> taps;
   int64_t used = 0;
-  bool inside = false;
+  bool inside = false, scattered = false;
 };
 
 template <int VECTORS>
@@ -34,6 +34,13 @@ inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const floa
     for (int m = 0; m < ROWS; ++m) {
       row[m] = tile.inside ? tile.corners[m] + tile.offsets[t] : tile.rows[t * ROOM + m];
       row[m] += offset;
+    }
+    if (tile.scattered && depth <= 64 && t + 1 < tile.used) {
+#pragma GCC unroll 16
+      for (int m = 0; m < ROWS; ++m) {
+        const float* next = tile.inside ? tile.corners[m] + tile.offsets[t + 1] : tile.rows[(t + 1) * ROOM + m];
+        for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(next + offset + c, 0, 3);
+      }
     }
     for (int64_t c = 0; c < depth; ++c, w += VECTORS * WIDTH) {
       Vec values[VECTORS];
@@ -118,6 +125,7 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
   }
   for (int64_t m = active; m < ROWS; ++m) at[m] = at[0], inside[m] = inside[0];  // not written
   tile.used = 0;
+  tile.scattered = scattered;
   tile.inside = all == frame.whole;
   if (tile.inside) {
     for (int64_t m = 0; m < ROWS; ++m) tile.corners[m] = reinterpret_cast<const float*>(at[m]);
