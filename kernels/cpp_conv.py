@@ -96,10 +96,10 @@ def _conv_reasons(
     out: Tensor | None = None,
     **_: Any,
 ) -> list[str]:
-    reasons = tensor_reasons(x, weight, mask, bias, residual, out) + out_reasons(out)
     # Torch would copy a slice of the channels, which C++ reads where it lies.
     most = 1.0 if (pixel_step(x) or 0) > x.shape[3] else crossover(weight)
-    return reasons or density_reasons(mask, most)
+    dense = density_reasons(mask, most) if mask.is_cpu else []
+    return dense or tensor_reasons(x, weight, mask, bias, residual, out) + out_reasons(out)
 
 
 def _gradient_reasons(
