@@ -25,8 +25,10 @@ from robustdyn.kernels.native import integers, pixels, plain, pointer, pointers,
 from robustdyn.kernels.packing import packed
 
 # From these active fractions on, torch's dense operations are faster.
-CHANNEL_CROSSOVER = 0.5  # of the weights; of 1x1 convolutions, of which less is saved:
+CHANNEL_CROSSOVER = 0.6  # of the weights; of 1x1 convolutions, of which less is saved:
 CHANNEL_CROSSOVER_1 = 0.3
+CHANNEL_FEW = 0.1  # with fewer than so many positions, each of which shares the loaded weights:
+CHANNEL_POSITIONS = 48
 ENTRY_CROSSOVER = 0.9
 ENTRY_WINDOW = 30  # with smaller windows it is always dense
 AFFINE_CROSSOVER = 0.9
@@ -70,14 +72,17 @@ def _channel_reasons(
     inputs: Tensor | None = None,
     outputs: Tensor | None = None,
     bias: Tensor | None = None,
-    **_: Any,
+    *,
+    relu: bool = False,
+    **geometry: int,
 ) -> list[str]:
     reasons = tensor_reasons(x, weight, inputs, outputs, bias)
     if reasons:
         return reasons
-    if x.shape[1] * x.shape[2] == 1:
-        return ["one position does not fill a vector: dense is faster"]
-    most = CHANNEL_CROSSOVER_1 if weight[0, 0].numel() == 1 else CHANNEL_CROSSOVER
+    height, width = output_shape(x, weight, **geometry)
+    pointwise = weight[0, 0].numel() == 1
+    few = height * width < CHANNEL_POSITIONS
+    most = min(CHANNEL_CROSSOVER_1 if pointwise else 1.0, CHANNEL_FEW if few else CHANNEL_CROSSOVER)
     if _part(inputs) * _part(outputs) > most:
         return [f"more than {most:.0%} of the weights are used: dense is faster"]
     return []

@@ -6,14 +6,15 @@ from torch import Tensor
 
 from robustdyn.kernels.watchers import unwatched
 
+SMALL = 1024  # so few entries do not pay for the way to numpy
 _NUMBERS = (torch.float32, torch.float64)
 
 
 def exceeds(x: Tensor, bound: float) -> Tensor:
     """Return x > bound, bool, of the shape and strides of x; no gradient."""
     x = x.detach()
-    if x.is_cpu and x.dtype in _NUMBERS and unwatched((x,)):
-        return torch.from_numpy(np.asarray(np.greater(x.numpy(), bound)))
+    if x.numel() > SMALL and x.is_cpu and x.dtype in _NUMBERS and unwatched((x,)):
+        return torch.from_numpy(np.greater(x.numpy(), bound))
     return x > bound
 
 

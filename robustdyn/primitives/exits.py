@@ -76,25 +76,29 @@ def answer(
 def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) -> Tensor:
     mark_sparse()
     rows = torch.arange(x.shape[0], device=x.device)  # the samples still running
-    logits: list[Tensor] = []  # of the samples still running
+    history: Tensor | None = None  # their logits so far, (n, exits, K)
     out: Tensor | None = None
     for k, (segment, head) in enumerate(stages):
         x = segment(x)
-        logits.append(head(x))
+        last = head(x)
+        history = last[:, None] if history is None else torch.cat([history, last[:, None]], 1)
+        logits = list(history.unbind(1))
         if out is None:
-            out = torch.zeros_like(logits[0])
+            out = torch.zeros_like(last)
         if k == len(stages) - 1:
-            answer = _last_answer(logits, rule) if most_confident else logits[-1]
-            return scatter_rows(answer, rows, out)
+            answer = _last_answer(logits, rule) if most_confident else last
+            return scatter_rows(answer, rows, out, in_place=True)
         if k < first:
             continue
         on = decide(f"exit{k}", rule(logits), kind="exit").kept
-        stopped, kept = (~on).nonzero().flatten(), on.nonzero().flatten()
-        out = scatter_rows(gather_rows(logits[-1], stopped), gather_rows(rows, stopped), out)
+        kept, stopped = on.nonzero().flatten(), (~on).nonzero().flatten()
+        if not len(stopped):
+            continue
+        here = gather_rows(rows, stopped)
+        out = scatter_rows(gather_rows(last, stopped), here, out, in_place=True)
         if not len(kept):
             return out
-        x, rows = _gather(x, kept), gather_rows(rows, kept)
-        logits = [gather_rows(part, kept) for part in logits]
+        x, rows, history = _gather(x, kept), gather_rows(rows, kept), gather_rows(history, kept)
     raise ValueError("early_exits needs at least one segment")
 
 
@@ -107,7 +111,7 @@ def _gather(x: Any, rows: Tensor) -> Any:
 def _last_answer(logits: list[Tensor], rule: Rule) -> Tensor:
     """The last exit's logits where it is sure, else those of the most confident exit, (B, K)."""
     unsure = rule(logits) > 0
-    best = torch.stack([confidence_logit(part) for part in logits]).argmax(0)  # (B,)
+    best = confidence_logit(torch.cat(logits)).reshape(len(logits), -1).argmax(0)  # (B,)
     chosen = torch.where(unsure, best, len(logits) - 1)
     samples = torch.arange(len(chosen), device=chosen.device)
     return torch.stack(logits)[chosen, samples]
