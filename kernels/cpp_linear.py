@@ -13,7 +13,7 @@ from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
 CROSSOVER = 0.75  # with more outputs kept, torch's product is faster
-ALIASED = 256  # rows a multiple of so many floats apart share few places of the cache
+ALIASED, APART = 256, 16  # rows a multiple of so many floats apart share few places of the cache
 MOST_LANES = 8  # of a vector, as in cpp/linear.h
 
 
@@ -49,7 +49,7 @@ def _linear(
     outputs, depth = weight.shape
     block_size(kept, outputs)
     y = x.new_empty(len(x), outputs)
-    x = F.pad(x, (0, ALIASED)) if depth % ALIASED == 0 else x.contiguous()
+    x = F.pad(x, (0, APART)) if depth % ALIASED == 0 else x.contiguous()
     arguments = (x, ready, plain(kept), plain(bias), y)
     sizes = (len(x), depth, outputs, kept.shape[1], x.shape[1])
     library().call("linear", LinearCall(*[pointer(a) for a in arguments], *sizes, threads()))

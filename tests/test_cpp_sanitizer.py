@@ -1,7 +1,7 @@
 """The C++ kernels under AddressSanitizer: nothing is read or written beyond its tensor.
 
-Slow, so it runs only where ROBUSTDYN_SANITIZE is set: `tox -e sanitizer`. The kernels' own tests run
-again, in a process where every allocation is watched, with a library that is built for it.
+Slow, so it runs only where ROBUSTDYN_SANITIZE is set: `tox -e sanitizer`. The kernels' own tests
+run again, in a process where every allocation is watched, with a library that is built for it.
 """
 
 import os

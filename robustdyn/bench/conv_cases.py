@@ -93,7 +93,10 @@ def _channels(channels: int, size: int, active: float, draw: Draw) -> Problem:
 
 def _entries(channels: int, size: int, active: float, draw: Draw) -> Problem:
     x, weight = _tensors(draw, channels, size, channels)
-    mask = draw.mask((BATCH, size, size, channels), active)
+    if draw.blocky:  # all entries of a position, or none
+        mask = draw.mask((BATCH, size, size), active)[..., None].repeat(1, 1, 1, channels)
+    else:
+        mask = draw.mask((BATCH, size, size, channels), active)
 
     def dense() -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1)
@@ -126,5 +129,5 @@ CONV_CASES = (
     _case("depthwise", "masked_depthwise_conv2d", _depthwise, 128, 56),
     _case("affine", "masked_affine_act", _affine, 128, 56),
     _case("channels", "channel_masked_conv2d", _channels, 64, 28, ("random",)),
-    _case("entries", "entry_masked_conv2d", _entries, 64, 28, ("random",)),
+    _case("entries", "entry_masked_conv2d", _entries, 64, 28),
 )

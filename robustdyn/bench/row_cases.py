@@ -10,6 +10,7 @@ from robustdyn.kernels import (
     gather_rows,
     gather_tokens,
     grouped_matmul,
+    masked_linear,
     masked_rnn_step,
     route_experts,
     scatter_rows,
@@ -20,6 +21,7 @@ SAMPLES, CHANNELS, SIZE = 64, 64, 14
 TOKENS, WIDTH, EXPERTS = 2048, 256, 16
 IMAGES, LENGTH, DIM = 8, 196, 192
 STEPS, HIDDEN = 512, 256
+FEATURES, BLOCK = 768, 16
 
 
 def _sample_skip(active: float, draw: Draw) -> Problem:
@@ -87,9 +89,18 @@ def _step(active: float, draw: Draw) -> Problem:
     return problem(masked_rnn_step, arguments, {}, dense, mask.double().mean().item())
 
 
+def _linear(active: float, draw: Draw) -> Problem:
+    """The kept blocks of a layer's outputs, as each sample chooses them."""
+    x, weight = draw.values(SAMPLES, FEATURES), draw.values(FEATURES, FEATURES) / FEATURES**0.5
+    kept = draw.mask((SAMPLES, FEATURES // BLOCK), active)
+    part = kept.double().mean().item()
+    return problem(masked_linear, (x, weight, None, kept), {}, lambda: F.linear(x, weight), part)
+
+
 ROW_CASES = (
     Case("sample skip", "gather_rows", f"{SAMPLES}x{SIZE}x{SIZE}x{CHANNELS}", _sample_skip),
     Case("experts", "grouped_matmul", f"{TOKENS}x{WIDTH}, {EXPERTS} experts", _experts),
     Case("tokens", "gather_tokens", f"{IMAGES}x{LENGTH}x{DIM}", _tokens),
+    Case("linear", "masked_linear", f"{SAMPLES}x{FEATURES}, blocks of {BLOCK}", _linear),
     Case("step", "masked_rnn_step", f"{STEPS}x{HIDDEN}, GRU", _step),
 )
