@@ -31,6 +31,7 @@ from robustdyn.kernels.packing import blocks, packed
 CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
 DEPTHWISE_CROSSOVER = 0.8
+MOST_TAPS = 64  # as cpp/frame.h
 
 DTYPES = (torch.float32, torch.bool)
 
@@ -79,6 +80,12 @@ def out_reasons(out: Tensor | None) -> list[str]:
     return [] if out is None or out.is_contiguous() else ["out is not contiguous"]
 
 
+def window_reasons(weight: Tensor) -> list[str]:
+    """Return why C++ cannot run with this window: it has a bit for each of its taps."""
+    taps = weight[0, 0].numel()
+    return [f"a window of {taps} taps is over {MOST_TAPS}"] if taps > MOST_TAPS else []
+
+
 def library() -> Native:
     """Return the loaded library, once the reasons have said that there is one."""
     found = native()
@@ -99,13 +106,16 @@ def _conv_reasons(
     # Torch would copy a slice of the channels, which C++ reads where it lies.
     most = 1.0 if (pixel_step(x) or 0) > x.shape[3] else crossover(weight)
     dense = density_reasons(mask, most) if mask.is_cpu else []
-    return dense or tensor_reasons(x, weight, mask, bias, residual, out) + out_reasons(out)
+    if dense:
+        return dense
+    reasons = tensor_reasons(x, weight, mask, bias, residual, out)
+    return reasons + out_reasons(out) + window_reasons(weight)
 
 
 def _gradient_reasons(
     grad: Tensor, weight: Tensor, mask: Tensor, size: list[int], *, stride: int = 1, **_: Any
 ) -> list[str]:
-    reasons = tensor_reasons(grad, weight, mask)
+    reasons = tensor_reasons(grad, weight, mask) + window_reasons(weight)
     return reasons or density_reasons(mask, crossover(weight) / stride**2)
 
 

@@ -15,6 +15,7 @@ from robustdyn.kernels.cpp_conv import (
     library,
     out_reasons,
     tensor_reasons,
+    window_reasons,
 )
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.entry_conv import entry_masked_conv2d
@@ -127,7 +128,7 @@ def _entry_reasons(
 ) -> list[str]:
     if weight[0].numel() < ENTRY_WINDOW:
         return [f"fewer than {ENTRY_WINDOW} values in a window: dense is faster"]
-    reasons = tensor_reasons(x, weight, mask, residual, scale, shift)
+    reasons = tensor_reasons(x, weight, mask, residual, scale, shift) + window_reasons(weight)
     return reasons or density_reasons(mask, ENTRY_CROSSOVER)
 
 

@@ -241,6 +241,7 @@ def _channel_case(shape, inputs, outputs):
         (x, weight, _), options = conv_inputs(**shape, more=("bias",))
         del options["groups"]
         live = None if inputs is None else mask_of(inputs, len(x), x.shape[3])
+        x = x if live is None else x * live[:, None, None]
         kept = None if outputs is None else mask_of(outputs, len(x), len(weight))
         return (x, weight, live, kept, options.pop("bias")), options | {"relu": True}
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from robustdyn import kernels
+from robustdyn.kernels import native
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,18 @@ def test_single_entries(force, density, stride, depth, outputs, after):
     alone = kernel(x[1:], weight, mask[1:], residual, scale, shift, **options)
     if kernel.implementations:  # torch's own depends on the batch
         assert torch.equal(got[1:], alone)
+
+
+def test_a_window_has_a_bit_for_each_of_its_taps():
+    x, mask = torch.randn(1, 9, 9, 4), torch.zeros(1, 9, 9, dtype=torch.bool)
+    mask[0, 4, 4] = True
+    for size, name in ((7, "cpp"), (9, "chunked")):
+        arguments = (x, torch.randn(4, 4, size, size), mask)
+        chosen = kernels.masked_conv2d.select(*arguments, padding=size // 2).name
+        assert chosen == name or native.native() is None
+        got = kernels.masked_conv2d(*arguments, padding=size // 2)
+        expected = kernels.masked_conv2d.reference(*arguments, padding=size // 2)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("first", [0, 3])

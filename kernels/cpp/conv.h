@@ -38,7 +38,8 @@ inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const floa
     if (tile.scattered && depth <= 64 && t + 1 < tile.used) {
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m) {
-        const float* next = tile.inside ? tile.corners[m] + tile.offsets[t + 1] : tile.rows[(t + 1) * ROOM + m];
+        const float* next = tile.inside ? tile.corners[m] + tile.offsets[t + 1]
+                                        : tile.rows[(t + 1) * ROOM + m];
         for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(next + offset + c, 0, 3);
       }
     }
@@ -83,8 +84,8 @@ inline void block(const Conv& p, const Tile& tile, int64_t offset, const float* 
   }
 }
 
-// The rows of the output's gradient that one input position gathers, `zeros` off the mask; and a bit
-// for each tap that has one.
+// The rows of the output's gradient that one input position gathers, `zeros` off the mask; and a
+// bit for each tap that has one.
 inline uint64_t gradient_rows(const Conv& p, const Place& here, const float* zeros,
                               const float** rows, int64_t step) {
   uint64_t found = 0, bit = 1;
@@ -145,8 +146,8 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
 }
 
 // The same backward.
-inline void point_back(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions, int64_t active,
-                       const float* zeros) {
+inline void point_back(const Conv& p, const Frame& frame, Tile& tile, const int32_t* positions,
+                       int64_t active, const float* zeros) {
   const int64_t taps = p.kernel_height * p.kernel_width;
   for (const float*& row : tile.rows) row = zeros;
   uint64_t any = 0;

@@ -64,9 +64,19 @@ inline void convolve_channel(const Conv& p, const Strip& strip, int64_t c) {
 template <int TAPS>
 inline void convolve_strip(const Conv& p, const Strip& strip) {
   int64_t c = 0;
-  for (; c + kWide * WIDTH <= p.outputs; c += kWide * WIDTH) convolve_strip<kWide, TAPS>(p, strip, c);
+  for (; c + kWide * WIDTH <= p.outputs; c += kWide * WIDTH) {
+    convolve_strip<kWide, TAPS>(p, strip, c);
+  }
   for (; c + WIDTH <= p.outputs; c += WIDTH) convolve_strip<1, TAPS>(p, strip, c);
   for (; c < p.outputs; ++c) convolve_channel(p, strip, c);
+}
+
+// Ask for the row under a window's last tap, the only one that windows before have not read.
+inline void fetch_last(const Conv& p, const Frame& frame, const Window& window) {
+  const int64_t last = frame.offsets.size() - 1;
+  if (!(window.inside >> last & 1)) return;
+  const float* row = p.x + window.at + frame.offsets[last];
+  for (int64_t c = 0; c < p.outputs; c += 16) __builtin_prefetch(row + c, 0, 3);
 }
 
 void depthwise(const Conv& p) {
@@ -88,13 +98,7 @@ void depthwise(const Conv& p) {
       for (int64_t k = 0; k < strip.count; ++k) {
         strip.positions[k] = active[begin + k];
         const int64_t ahead = begin + k + kTogether;
-        if (ahead < found) {
-          const Window next = frame.window(active[ahead]);
-          if (next.inside >> (taps - 1) & 1) {
-            const float* row = p.x + next.at + frame.offsets[taps - 1];
-            for (int64_t c = 0; c < p.outputs; c += 16) __builtin_prefetch(row + c, 0, 3);
-          }
-        }
+        if (ahead < found) fetch_last(p, frame, frame.window(active[ahead]));
         frame.point(p.x, frame.window(active[begin + k]), zeros.data(), &strip.rows[k * taps], 1);
       }
       taps == 9 ? convolve_strip<9>(p, strip) : convolve_strip<0>(p, strip);

@@ -1,5 +1,5 @@
 // Convolution at single entries (position and channel). For every position its own mask says how:
-// where many outputs are kept, all are computed, as in conv.h, in tiles of positions; where few are,
+// where many outputs are kept, all are computed in tiles of positions, as in conv.h; where few are,
 // each takes its dot product with the window.
 #pragma once
 #include "conv.h"
@@ -114,7 +114,7 @@ inline void multiply_singles(const EntryConv& p, const Frame& frame, Singles& si
   for (; k < singles.found; ++k) dots<1>(p, singles, k, at, finish);
 }
 
-// All outputs of a block, from the first-th, at a tile of positions; the sums of those not kept are 0.
+// All outputs of a block, from the first-th, at a tile of positions; sums of those not kept are 0.
 template <int VECTORS>
 inline void multiply_whole(const EntryConv& p, const Tile& tile, int64_t first, int64_t count,
                            const float* weight, const int32_t* positions, int64_t active,
@@ -154,7 +154,8 @@ inline Conv geometry(const EntryConv& p) {
 void entries(const EntryConv& p) {
   const int64_t count = p.batch * p.out_height * p.out_width, size = ROWS * kTiles;
   const int64_t window = p.kernel_height * p.kernel_width * p.depth, block = 2 * WIDTH;
-  // In half cycles: a dot product loads twice for each of its vectors, the block takes them in pairs.
+  // In half cycles: a dot product loads twice for each of its vectors; a block is bound by its two
+  // multiplications a cycle.
   const int64_t single = 2 * (window / WIDTH + kDot);
   const int64_t all = window * ((p.outputs + WIDTH - 1) / WIDTH);
   const Conv conv = geometry(p);

@@ -9,7 +9,7 @@ struct Divisor {
   explicit Divisor(int64_t number)
       : number(number), factor((uint64_t{1} << 63) / static_cast<uint64_t>(number) + 1) {}
   int64_t quotient(int64_t k) const {
-    return static_cast<int64_t>(static_cast<unsigned __int128>(factor) * static_cast<uint64_t>(k) >> 63);
+    return static_cast<int64_t>(static_cast<unsigned __int128>(factor) * k >> 63);
   }
   int64_t number;
   uint64_t factor;
@@ -26,11 +26,16 @@ struct Window {
   uint64_t inside;
 };
 
-// What all windows of a convolution share: at most 64 taps.
+// What all windows of a convolution share. There are at most 64 taps.
 struct Frame {
   template <class Shape>
   Frame(const Shape& p, int64_t dilation)
-      : height(p.out_height), width(p.out_width), stride(p.stride), line(p.width * p.x_step), image(p.height * line), step(p.x_step),
+      : height(p.out_height),
+        width(p.out_width),
+        stride(p.stride),
+        line(p.width * p.x_step),
+        image(p.height * line),
+        step(p.x_step),
         start(-p.padding * (line + step)) {
     for (int64_t i = 0; i < p.kernel_height; ++i) {
       for (int64_t j = 0; j < p.kernel_width; ++j) {
