@@ -4,45 +4,49 @@
 
 namespace ISA {
 
-constexpr int64_t kTogether = 16;  // positions that share the loaded weights
-constexpr int kWide = WIDTH > 8 ? 2 : 1;  // vectors of channels whose weights fit the registers
+constexpr int64_t kStrip = 16;            // positions of a strip
+constexpr int kTogether = 4;              // of these, such that share the loaded weights
+constexpr int kWide = WIDTH > 8 ? 4 : 2;  // vectors of channels for each
 
-// Some positions and their rows, tap by tap.
+// Some positions and their rows, tap by tap; those that are not there repeat the first.
 struct Strip {
-  explicit Strip(int64_t taps) : rows(kTogether * taps) {}
+  explicit Strip(int64_t taps) : rows(kStrip * taps) {}
   List<const float*> rows;
-  int64_t positions[kTogether], count = 0;
+  int64_t positions[kStrip], count = 0;
 };
 
-// VECTORS vectors of channels, from the c-th, at all positions of a strip; TAPS 0: any number.
-template <int VECTORS, int TAPS>
-inline void convolve_strip(const Conv& p, const Strip& strip, int64_t c) {
-  const int64_t taps = TAPS ? TAPS : p.kernel_height * p.kernel_width;
-  Vec bias[VECTORS], weights[TAPS ? TAPS : 1][VECTORS];
+// VECTORS vectors of channels, from the c-th, at positions of a strip, from the first-th.
+template <int VECTORS>
+inline void convolve_part(const Conv& p, const Strip& strip, int64_t first, int64_t c) {
+  const int64_t taps = p.kernel_height * p.kernel_width;
+  const float* const* rows = &strip.rows[first * taps];
+  const float* weight = p.weight + c;
+  Vec sums[kTogether][VECTORS];
 #pragma GCC unroll 4
   for (int v = 0; v < VECTORS; ++v) {
-    bias[v] = p.bias ? load(p.bias + c + v * WIDTH) : Vec{};
-#pragma GCC unroll 16
-    for (int t = 0; t < TAPS; ++t) weights[t][v] = load(p.weight + t * p.outputs + c + v * WIDTH);
-  }
-  for (int64_t k = 0; k < strip.count; ++k) {
-    const float* const* rows = &strip.rows[k * taps];
-    Vec sums[VECTORS];
+    const Vec bias = p.bias ? load(p.bias + c + v * WIDTH) : Vec{};
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) sums[v] = bias[v];
-#pragma GCC unroll 16
-    for (int64_t t = 0; t < taps; ++t) {
+    for (int k = 0; k < kTogether; ++k) sums[k][v] = bias;
+  }
+  for (int64_t t = 0; t < taps; ++t, weight += p.outputs) {
+    Vec weights[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) weights[v] = load(weight + v * WIDTH);
+#pragma GCC unroll 4
+    for (int k = 0; k < kTogether; ++k) {
 #pragma GCC unroll 4
       for (int v = 0; v < VECTORS; ++v) {
-        const int64_t at = c + v * WIDTH;
-        const Vec weight = TAPS ? weights[t][v] : load(p.weight + t * p.outputs + at);
-        sums[v] += load(rows[t] + at) * weight;
+        sums[k][v] += load(rows[k * taps + t] + c + v * WIDTH) * weights[v];
       }
     }
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < kTogether; ++k) {
+    if (first + k >= strip.count) break;
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) {
-      const int64_t at = strip.positions[k] * p.outputs + c + v * WIDTH;
-      finish(sums[v], p.residual ? p.residual + at : nullptr, p.out + at, WIDTH, p.relu);
+      const int64_t at = strip.positions[first + k] * p.outputs + c + v * WIDTH;
+      finish(sums[k][v], p.residual ? p.residual + at : nullptr, p.out + at, WIDTH, p.relu);
     }
   }
 }
@@ -61,22 +65,16 @@ inline void convolve_channel(const Conv& p, const Strip& strip, int64_t c) {
   }
 }
 
-template <int TAPS>
-inline void convolve_strip(const Conv& p, const Strip& strip) {
-  int64_t c = 0;
-  for (; c + kWide * WIDTH <= p.outputs; c += kWide * WIDTH) {
-    convolve_strip<kWide, TAPS>(p, strip, c);
-  }
-  for (; c + WIDTH <= p.outputs; c += WIDTH) convolve_strip<1, TAPS>(p, strip, c);
-  for (; c < p.outputs; ++c) convolve_channel(p, strip, c);
+template <int VECTORS>
+inline void convolve_strip(const Conv& p, const Strip& strip, int64_t c) {
+  for (int64_t k = 0; k < strip.count; k += kTogether) convolve_part<VECTORS>(p, strip, k, c);
 }
 
-// Ask for the row under a window's last tap, the only one that windows before have not read.
-inline void fetch_last(const Conv& p, const Frame& frame, const Window& window) {
-  const int64_t last = frame.offsets.size() - 1;
-  if (!(window.inside >> last & 1)) return;
-  const float* row = p.x + window.at + frame.offsets[last];
-  for (int64_t c = 0; c < p.outputs; c += 16) __builtin_prefetch(row + c, 0, 3);
+inline void convolve(const Conv& p, const Strip& strip) {
+  int64_t c = 0;
+  for (; c + kWide * WIDTH <= p.outputs; c += kWide * WIDTH) convolve_strip<kWide>(p, strip, c);
+  for (; c + WIDTH <= p.outputs; c += WIDTH) convolve_strip<1>(p, strip, c);
+  for (; c < p.outputs; ++c) convolve_channel(p, strip, c);
 }
 
 void depthwise(const Conv& p) {
@@ -93,15 +91,14 @@ void depthwise(const Conv& p) {
     }
     Strip strip(taps);
 #pragma omp for schedule(dynamic, 4)
-    for (int64_t begin = 0; begin < found; begin += kTogether) {
-      strip.count = found - begin < kTogether ? found - begin : kTogether;
-      for (int64_t k = 0; k < strip.count; ++k) {
-        strip.positions[k] = active[begin + k];
-        const int64_t ahead = begin + k + kTogether;
-        if (ahead < found) fetch_last(p, frame, frame.window(active[ahead]));
-        frame.point(p.x, frame.window(active[begin + k]), zeros.data(), &strip.rows[k * taps], 1);
+    for (int64_t begin = 0; begin < found; begin += kStrip) {
+      strip.count = found - begin < kStrip ? found - begin : kStrip;
+      for (int64_t k = 0; k < kStrip; ++k) {
+        strip.positions[k] = active[begin + (k < strip.count ? k : 0)];
+        const Window window = frame.window(strip.positions[k]);
+        frame.point(p.x, window, zeros.data(), &strip.rows[k * taps], 1);
       }
-      taps == 9 ? convolve_strip<9>(p, strip) : convolve_strip<0>(p, strip);
+      convolve(p, strip);
     }
   }
 }
