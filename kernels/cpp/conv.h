@@ -6,8 +6,9 @@
 
 namespace ISA {
 
-constexpr int64_t kTiles = 8;         // tiles of ROWS positions that a thread takes at a time
-constexpr int64_t ROOM = (ROWS + 7) / 8 * 8;
+constexpr int64_t kTiles = 8;          // tiles of ROWS positions that a thread takes at a time
+constexpr int64_t ROOM = (ROWS + 7) / 8 * 8;  // pointers of a tap, in whole vectors
+constexpr int64_t kFetched = 64;       // rows of up to so many channels are asked for ahead
 constexpr int64_t kSmall = 64 * 1024;  // so many weights stay in a core's second cache
 
 // What a tile reads. Where all windows lie inside the image: one corner per position, from which
@@ -21,7 +22,8 @@ struct Tile {
   List<const float*> rows;
   List<int64_t> taps;
   int64_t used = 0;
-  bool inside = false, scattered = false;
+  bool inside = false;
+  bool scattered = false;  // the rows lie where the processor does not foresee them
 };
 
 template <int VECTORS>
@@ -35,7 +37,7 @@ inline void multiply(const Tile& tile, int64_t depth, int64_t offset, const floa
       row[m] = tile.inside ? tile.corners[m] + tile.offsets[t] : tile.rows[t * ROOM + m];
       row[m] += offset;
     }
-    if (tile.scattered && depth <= 64 && t + 1 < tile.used) {
+    if (tile.scattered && depth <= kFetched && t + 1 < tile.used) {
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m) {
         const float* next = tile.inside ? tile.corners[m] + tile.offsets[t + 1]
@@ -122,7 +124,6 @@ inline void point(const Conv& p, const Frame& frame, Tile& tile, const int32_t* 
     if (together) frame.advance(place);
     at[m] = reinterpret_cast<int64_t>(p.x + window.at), inside[m] = window.inside;
     all &= window.inside, any |= window.inside;
-    if (scattered) frame.fetch(p.x, window, p.groups * p.depth);
   }
   for (int64_t m = active; m < ROWS; ++m) at[m] = at[0], inside[m] = inside[0];  // not written
   tile.used = 0;
@@ -205,13 +206,11 @@ void conv(const Conv& p) {
       const int64_t here = found - part * size < size ? found - part * size : size;
       const int64_t used = (here + ROWS - 1) / ROWS;
       const auto rows = [&](int64_t k) { return here - k * ROWS < ROWS ? here - k * ROWS : ROWS; };
-      const auto ahead = [&](int64_t k) {  // while one tile is computed, the next is fetched
-        if (k >= used) return;
+      const auto find = [&](int64_t k) {
         const int32_t* where = positions + k * ROWS;
         if (p.backward) return point_back(p, frame, tiles[k], where, rows(k), zeros.data());
         point(p, frame, tiles[k], where, rows(k), zeros.data(), sparse);
       };
-      ahead(0);
       for (int64_t begin = 0; begin < used; begin += together) {
         const int64_t end = begin + together < used ? begin + together : used;
         for (int64_t group = 0; group < p.groups; ++group) {
@@ -223,7 +222,7 @@ void conv(const Conv& p) {
             const float* from = bias.data() + group * padded + first;
             const auto run = left > WIDTH ? block<2> : block<1>;
             for (int64_t k = begin; k < end; ++k) {
-              if (at == 0) ahead(k + 1);
+              if (at == 0) find(k);
               const int32_t* where = positions + k * ROWS;
               run(p, tiles[k], group * p.depth, packed, from, at, width, where, rows(k));
             }

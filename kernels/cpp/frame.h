@@ -91,16 +91,6 @@ struct Frame {
     return reinterpret_cast<const float*>(off ^ ((off ^ there) & on));
   }
 
-  // Ask for the rows of a window that lies inside, ahead of their use: those of a sparse mask lie
-  // scattered, where the processor does not foresee them.
-  void fetch(const float* x, const Window& from, int64_t channels) const {
-    for (std::size_t t = 0; from.inside == whole && t < offsets.size(); ++t) {
-      for (int64_t c = 0; c < channels; c += 16) {
-        __builtin_prefetch(x + from.at + offsets[t] + c, 0, 2);
-      }
-    }
-  }
-
   Divisor height, width;
   int64_t stride, line, image, step, start;
   uint64_t whole;
