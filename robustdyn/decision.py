@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdyn.gates import straight_through
 from robustdyn.kernels.masks import exceeds
 from robustdyn.macs import uncounted
 
@@ -121,6 +122,26 @@ class Decision:
             return _sample_mean(chance) ** power
 
         return Share(hard, soft, maximum, decision=self)
+
+
+class Deployed(Decision):
+    """A decision by the sign of its margin, without a gradient.
+
+    Sparse execution reads `kept` alone, so `keep` is not computed before somebody asks for it.
+    """
+
+    def __init__(self, name: str, kind: str, margin: Tensor, keep: Tensor | None = None):
+        self.__dict__.update(name=name, kind=kind, margin=margin)
+        if keep is not None:
+            self.__dict__["keep"] = keep
+
+    @cached_property
+    def keep(self) -> Tensor:
+        return straight_through(self.margin)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        return exceeds(self.keep, 0.5) if "keep" in self.__dict__ else exceeds(self.margin, 0.0)
 
 
 def _sample_mean(values: Tensor) -> Tensor:

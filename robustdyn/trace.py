@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from robustdyn.decision import KINDS, Decision, Exit, Share
-from robustdyn.gates import keep_from
+from robustdyn.decision import KINDS, Decision, Deployed, Exit, Share
+from robustdyn.gates import forward_is_hard, keep_from
 from robustdyn.macs import MacCounter
 
 FULL_BITS = 32  # of a weight or activation whose precision nobody states
@@ -242,7 +242,10 @@ def decide(name: str, margin: Tensor, *, kind: str) -> Decision:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known kinds: {', '.join(KINDS)}")
-    decision = Decision(name, kind, margin, keep_from(margin))
+    if forward_is_hard() and not torch.is_grad_enabled():
+        decision: Decision = Deployed(name, kind, margin)
+    else:
+        decision = Decision(name, kind, margin, keep_from(margin))
     record_decision(decision)
     return decision
 

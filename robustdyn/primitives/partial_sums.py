@@ -70,9 +70,9 @@ def _sparse(
     partial = masked_conv2d(x, weight, everywhere, **shape)
     kept = gate(partial.permute(0, 3, 1, 2)).kept.permute(0, 2, 3, 1)
     x, weight = others[0].permute(0, 2, 3, 1), others[1]
-    last = (None, None) if norm is None else scale_and_shift(norm)
-    if last is None:
+    last = None if norm is None else scale_and_shift(norm)
+    if norm is not None and last is None:
         y = norm(entry_masked_conv2d(x, weight, kept, partial, **shape).permute(0, 3, 1, 2))
         return F.relu(y) if relu else y
-    y = entry_masked_conv2d(x, weight, kept, partial, *last, relu=relu, **shape)
+    y = entry_masked_conv2d(x, weight, kept, partial, *(last or ()), relu=relu, **shape)
     return y.permute(0, 3, 1, 2)

@@ -34,7 +34,7 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor, name: str, *, relu: bool = False) -> Tensor:
         def gate(partial: Tensor) -> Decision:
-            margin = SLOPE * (self.gate_norm(partial) - self.threshold[:, None, None])
+            margin = (self.gate_norm(partial) - self.threshold[:, None, None]).mul_(SLOPE)
             return decide(name, margin, kind="channel")  # (B, O, H', W')
 
         return partial_conv(self.conv, x, gate, parts=PARTS, norm=self.norm, relu=relu)
