@@ -158,6 +158,7 @@ def _measured(
     seconds = take_turns(
         {"dense": lambda: model(x), "sparse": sparse, "attacked": _in_sparse(model, x_adv)},
         rounds=rounds,
+        steady=True,
     )
     dense, clean, slow = (spread(seconds[name]) for name in ("dense", "sparse", "attacked"))
     realised = spread(ratios(seconds["dense"], seconds["sparse"]))

@@ -1,5 +1,6 @@
 """Interleaved timing: calls in turn, so that a busy machine slows all of them alike."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -11,6 +12,7 @@ import torch
 
 Call = Callable[[], object]
 LEAST = 2e-3  # seconds; a shorter call is repeated until one measurement takes as long
+STEADY = 0.05  # the same, of calls that are measured in their steady state
 
 
 class Spread(NamedTuple):
@@ -33,7 +35,7 @@ def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
 
 
 def take_turns(
-    calls: Mapping[str, Call], *, rounds: int, device: str = "cpu"
+    calls: Mapping[str, Call], *, rounds: int, device: str = "cpu", steady: bool = False
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in every round; each round starts with the next one.
 
@@ -41,17 +43,23 @@ def take_turns(
         calls: by name; all are called before the first round, to warm up.
         rounds: how often each is measured.
         device: what they run on, "cpu" or "cuda"; a measurement ends when its work is done.
+        steady: whether a measurement begins with a call that is not timed and then takes longer, so
+            that not the change from one call to another is measured: each finds caches, branch
+            predictors and allocator as the other left them.
     """
     for call in calls.values():
         call()
+    least = STEADY if steady else LEAST
     repeats = {
-        name: max(1, ceil(LEAST / _seconds(call, 1, device))) for name, call in calls.items()
+        name: max(1, ceil(least / _seconds(call, 1, device))) for name, call in calls.items()
     }
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for k in range(rounds):
         first = k % len(names)
         for name in names[first:] + names[:first]:
+            if steady:
+                calls[name]()
             seconds[name].append(_seconds(calls[name], repeats[name], device))
     return seconds
 
@@ -85,12 +93,25 @@ def wait(device: str) -> None:
 
 
 def _seconds(call: Call, repeats: int, device: str) -> float:
-    wait(device)
-    start = perf_counter()
-    for _ in range(repeats):
-        call()
-    wait(device)
-    return (perf_counter() - start) / repeats
+    with _no_collection():
+        wait(device)
+        start = perf_counter()
+        for _ in range(repeats):
+            call()
+        wait(device)
+        return (perf_counter() - start) / repeats
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of a measurement, as timeit does."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _named(values: Sequence[float]) -> dict[str, float]:
