@@ -193,12 +193,9 @@ void conv(const Conv& p) {
   }
   // Large weights: all tiles use one block of them in turn. Small ones: one tile uses all blocks.
   const int64_t together = p.groups * taps * p.depth * padded > kSmall ? kTiles : 1;
+  if (!found) return fill_gaps(p, active, 0, 1, count);
 #pragma omp parallel num_threads(p.threads)
   {
-    if (found < count && p.fill != kLeave) {
-#pragma omp for schedule(static) nowait
-      for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
-    }
     List<Tile> tiles(kTiles, Tile(frame.offsets));
 #pragma omp for schedule(dynamic)
     for (int64_t part = 0; part < parts; ++part) {
@@ -211,6 +208,7 @@ void conv(const Conv& p) {
         if (p.backward) return point_back(p, frame, tiles[k], where, rows(k), zeros.data());
         point(p, frame, tiles[k], where, rows(k), zeros.data(), sparse);
       };
+      fill_gaps(p, active, part * size, part * size + here, count);
       for (int64_t begin = 0; begin < used; begin += together) {
         const int64_t end = begin + together < used ? begin + together : used;
         for (int64_t group = 0; group < p.groups; ++group) {

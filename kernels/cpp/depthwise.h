@@ -83,12 +83,9 @@ void depthwise(const Conv& p) {
   const List<int32_t> active = listed(p.mask, count);
   const Frame frame(p, p.dilation);
   const int64_t found = active.size(), taps = frame.offsets.size();
+  if (!found) return fill_gaps(p, active, 0, 1, count);
 #pragma omp parallel num_threads(p.threads)
   {
-    if (found < count && p.fill != kLeave) {
-#pragma omp for schedule(static) nowait
-      for (int64_t k = 0; k <= found; ++k) fill_gap(p, active, k, count, p.outputs);
-    }
     Strip strip(taps);
 #pragma omp for schedule(dynamic, 4)
     for (int64_t begin = 0; begin < found; begin += kStrip) {
@@ -98,6 +95,7 @@ void depthwise(const Conv& p) {
         const Window window = frame.window(strip.positions[k]);
         frame.point(p.x, window, zeros.data(), &strip.rows[k * taps], 1);
       }
+      fill_gaps(p, active, begin, begin + strip.count, count);
       convolve(p, strip);
     }
   }

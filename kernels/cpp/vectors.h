@@ -136,14 +136,18 @@ inline List<int32_t> listed(const uint8_t* mask, int64_t count) {
   return found;
 }
 
-// Fill what lies before the k-th active position; k = found is the end.
+// Fill what lies before the active positions from the begin-th to before the end-th; if these are
+// the last ones, or there are none, what lies after them too.
 template <class Shape>
-inline void fill_gap(const Shape& p, const List<int32_t>& active, int64_t k, int64_t count,
-                     int64_t channels) {
+inline void fill_gaps(const Shape& p, const List<int32_t>& active, int64_t begin, int64_t end,
+                      int64_t count) {
   const int64_t found = active.size();
-  const int64_t begin = k ? active[k - 1] + 1 : 0, end = k < found ? active[k] : count;
-  const float* residual = p.residual ? p.residual + begin * channels : nullptr;
-  if (begin < end) fill_row(p.out + begin * channels, residual, (end - begin) * channels, p.fill);
+  if (end >= found) end = found + 1;
+  for (int64_t k = begin; k < end; ++k) {
+    const int64_t from = k ? active[k - 1] + 1 : 0, to = k < found ? active[k] : count;
+    const float* residual = p.residual ? p.residual + from * p.outputs : nullptr;
+    if (from < to) fill_row(p.out + from * p.outputs, residual, (to - from) * p.outputs, p.fill);
+  }
 }
 
 }  // namespace ISA
