@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robustdyn.errors import UserError, suggest
+from robustdyn.kernels.watchers import unwatched
 
 Estimator = Callable[[Tensor], Tensor]
 
@@ -23,9 +24,11 @@ def straight_through(margin: Tensor) -> Tensor:
 
     Bengio et al. 2013, arXiv:1308.3432.
     """
-    if not (torch.is_grad_enabled() and margin.requires_grad):
+    if unwatched((margin,)):
         return torch.gt(margin, 0, out=torch.empty_like(margin))  # floats at once
     hard = (margin > 0).to(margin.dtype)
+    if not (torch.is_grad_enabled() and margin.requires_grad):
+        return hard
     soft = torch.sigmoid(margin)
     return hard + (soft - soft.detach())
 

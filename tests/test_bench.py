@@ -15,7 +15,7 @@ from robustdyn.bench.breakdown import break_down
 from robustdyn.bench.cases import ACTIVE, Draw, cases
 from robustdyn.bench.losers import losers, reason, shortfall
 from robustdyn.bench.masks import blocky_mask, random_mask
-from robustdyn.bench.timing import LEAST, interleaved, spread, take_turns
+from robustdyn.bench.timing import LEAST, STEADY, interleaved, spread, take_turns
 from robustdyn.cli import main
 from robustdyn.kernels import KERNELS
 from robustdyn.registry import get_model_spec
@@ -54,6 +54,18 @@ def test_every_call_takes_its_turn():
     seconds = take_turns(calls, rounds=3)
     assert "".join(order[6:]) == "abcbcacab"  # after two rounds to warm up
     assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 3)
+
+
+def test_a_steady_measurement_begins_with_a_call_that_is_not_timed():
+    order = []
+
+    def call(name):
+        order.append(name)
+        time.sleep(2 * STEADY if len(order) <= 4 else 0)
+
+    seconds = take_turns({name: partial(call, name) for name in "ab"}, rounds=2, steady=True)
+    assert "".join(order[4:]) == "aabbbbaa"
+    assert all(len(times) == 2 for times in seconds.values())
 
 
 def test_one_round_has_a_spread():

@@ -59,16 +59,25 @@ class Linears(nn.Module):
 
 
 class Partial(nn.Module):
-    def __init__(self, shift, stride):
+    def __init__(self, shift, stride, norm=None, relu=False):
         super().__init__()
         self.shift = shift
         self.conv = nn.Conv2d(8, 6, 3, stride, 1, bias=False)
+        self.norm, self.relu = norm, relu
 
     def forward(self, x):
         def gate(partial):
             return rd.decide("gate", partial + self.shift, kind="channel")
 
-        return partial_conv(self.conv, x, gate, parts=4)
+        return partial_conv(self.conv, x, gate, parts=4, norm=self.norm, relu=self.relu)
+
+
+def _changed(norm):
+    """The norm with statistics and parameters that are not those it starts with."""
+    for tensor in norm.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 2.0)
+    return norm
 
 
 def _cases():
@@ -81,6 +90,10 @@ def _cases():
         for stride, size in ((1, 5), (2, 5), (2, 8)):
             case = f"partial {shift}, stride {stride}, size {size}"
             yield case, Partial(shift, stride), (3, 8, size, size)
+        for norm in (nn.BatchNorm2d(6), nn.GroupNorm(2, 6)):  # the second cannot be folded
+            for relu in (False, True):
+                case = f"partial {shift}, {type(norm).__name__}, relu {relu}"
+                yield case, Partial(shift, 1, _changed(norm), relu), (3, 8, 5, 5)
 
 
 CASES = {name: (model.eval(), shape) for name, model, shape in _cases()}

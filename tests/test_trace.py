@@ -1,10 +1,12 @@
 """trace(), decide() and region(): the polynomial, its gradient, and what may never stay behind."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import robustdyn as rd
 from robustdyn import trace as trace_function
@@ -249,6 +251,25 @@ def test_estimators_keep_their_promise(name):
     else:
         (gradient,) = torch.autograd.grad(gate.keep.sum(), margin)
         assert (gradient > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 2), (40, 8, 5, 4)])
+@torch.no_grad()
+def test_a_deployed_decision_is_the_sign_of_its_margin(shape):
+    margin = torch.randn(shape)
+    margin.flatten()[:3] = torch.tensor([0.0, float("nan"), float("inf")])
+    margin = margin.to(memory_format=torch.channels_last) if len(shape) == 4 else margin
+    gate = rd.decide("gate", margin, kind="skip")
+    with FlopCounterMode(display=False):  # where somebody watches, another way is taken
+        watched = rd.decide("gate", margin, kind="skip")
+        assert torch.equal(watched.kept, margin > 0)
+        assert torch.equal(watched.keep, (margin > 0).float())
+    assert torch.equal(gate.kept, margin > 0)
+    assert gate.kept.stride() == margin.stride()
+    assert torch.equal(gate.keep, (margin > 0).float())
+    other = replace(gate, keep=1 - gate.keep)
+    assert torch.equal(other.kept, ~(margin > 0))
+    assert torch.equal(gate.select(0, 0).kept, margin[0] > 0)
 
 
 def test_gumbel_samples_with_the_probability_of_the_margin():
