@@ -84,7 +84,13 @@ def _names(ax: Axes, rows: DataFrame) -> None:
             fontsize=7.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.4, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": SOFT,
+                "lw": 0.4,
+                "shrinkB": 3,
+                "relpos": (0.0, 0.5),  # from the left of the name, however steep
+            },
         )
 
 
