@@ -32,7 +32,6 @@ CHANNEL_FEW = 0.1  # with fewer than so many positions, each of which shares the
 CHANNEL_POSITIONS = 48
 ENTRY_CROSSOVER = 0.9
 ENTRY_WINDOW = 30  # with smaller windows it is always dense
-AFFINE_CROSSOVER = 0.9
 
 
 class ChannelCall(ctypes.Structure):
@@ -173,8 +172,7 @@ def _affine_reasons(
     out: Tensor | None = None,
     **_: Any,
 ) -> list[str]:
-    reasons = tensor_reasons(x, scale, shift, mask, residual, out) + out_reasons(out)
-    return reasons or density_reasons(mask, AFFINE_CROSSOVER)
+    return tensor_reasons(x, scale, shift, mask, residual, out) + out_reasons(out)
 
 
 def _affine(
