@@ -18,7 +18,7 @@ from robustdyn.kernels.cpp_conv import (
     window_reasons,
 )
 from robustdyn.kernels.dispatch import Implementation
-from robustdyn.kernels.entry_conv import entry_masked_conv2d
+from robustdyn.kernels.entry_conv import check_entries, entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.masks import count
@@ -117,17 +117,12 @@ def _channel_conv(
 
 
 def _entry_reasons(
-    x: Tensor,
-    weight: Tensor,
-    mask: Tensor,
-    residual: Tensor | None = None,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    **_: Any,
+    x: Tensor, weight: Tensor, mask: Tensor, *others: Tensor | None, **named: Any
 ) -> list[str]:
     if weight[0].numel() < ENTRY_WINDOW:
         return [f"fewer than {ENTRY_WINDOW} values in a window: dense is faster"]
-    reasons = tensor_reasons(x, weight, mask, residual, scale, shift) + window_reasons(weight)
+    named_tensors = [value for value in named.values() if isinstance(value, Tensor)]
+    reasons = tensor_reasons(x, weight, mask, *others, *named_tensors) + window_reasons(weight)
     return reasons or density_reasons(mask, ENTRY_CROSSOVER)
 
 
@@ -143,6 +138,7 @@ def _entry_conv(
     stride: int = 1,
     padding: int = 0,
 ) -> Tensor:
+    check_entries(x, weight, mask, stride, padding)
     lib = library()
     outputs, depth, *window = weight.shape
     ready = packed(weight, "entries", lib.width, _entry_weight)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.dispatch import kernel
 from robustdyn.kernels.filling import where
+from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.masks import count
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
@@ -35,13 +37,24 @@ def entry_masked_conv2d(
         scale, shift: (O,), such as a batch norm's; None: 1 and 0.
         relu: whether negative results become 0.
         stride, padding: of the convolution, the same in both directions.
+
+    Raises:
+        ValueError: if the mask does not have the output's shape.
     """
+    check_entries(x, weight, mask, stride, padding)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding).permute(0, 2, 3, 1)
     y = where(mask, y)
     y = y if residual is None else y + residual
     y = y if scale is None else y * scale
     y = y if shift is None else y + shift
     return (y.relu() if relu else y).contiguous()
+
+
+def check_entries(x: Tensor, weight: Tensor, mask: Tensor, stride: int, padding: int) -> None:
+    """Raise ValueError if the mask (B, H', W', O) does not have the shape of the output."""
+    expected = (len(x), *output_shape(x, weight, stride, padding), len(weight))
+    if mask.shape != expected or mask.dtype != torch.bool:
+        raise ValueError(f"the mask must be bool {expected}, not {mask.dtype} {tuple(mask.shape)}")
 
 
 def _fake(x: Tensor, weight: Tensor, mask: Tensor, *_: Any, **__: Any) -> Tensor:

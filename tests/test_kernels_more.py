@@ -125,6 +125,25 @@ def test_single_entries(force, density, stride, depth, outputs, after):
         assert torch.equal(got[1:], alone)
 
 
+def test_entries_need_a_mask_of_the_output(force):
+    kernel = force(kernels.entry_masked_conv2d)
+    x, weight = torch.randn(2, 5, 5, 4), torch.randn(3, 4, 3, 3)
+    for shape in ((2, 5, 5, 3), (2, 3, 3, 4), (3, 3, 3, 3)):
+        with pytest.raises(ValueError, match=r"the mask must be bool \(2, 3, 3, 3\)"):
+            kernel(x, weight, torch.ones(shape, dtype=torch.bool))
+
+
+def test_an_output_without_positions():
+    x, weight = torch.randn(2, 2, 2, 4), torch.randn(4, 4, 3, 3)
+    for kernel, mask in (
+        (kernels.masked_conv2d, torch.ones(2, 0, 0, dtype=torch.bool)),
+        (kernels.entry_masked_conv2d, torch.ones(2, 0, 0, 4, dtype=torch.bool)),
+    ):
+        for implementation in kernel.implementations:
+            if implementation.name == "cpp" and native.native() is not None:
+                assert implementation.run(x, weight, mask).shape == (2, 0, 0, 4)
+
+
 def test_a_window_has_a_bit_for_each_of_its_taps():
     x, mask = torch.randn(1, 9, 9, 4), torch.zeros(1, 9, 9, dtype=torch.bool)
     mask[0, 4, 4] = True

@@ -4,10 +4,11 @@
 
 namespace ISA {
 
-// Division by a number that stays the same, as a product; for dividends and divisors below 2^31.
+// Division by a number that stays the same, as a product; for dividends and divisors below 2^31. Of
+// an output without positions the number is 0, and nothing is divided by it.
 struct Divisor {
   explicit Divisor(int64_t number)
-      : number(number), factor((uint64_t{1} << 63) / static_cast<uint64_t>(number) + 1) {}
+      : number(number), factor((uint64_t{1} << 63) / static_cast<uint64_t>(number ? number : 1) + 1) {}
   int64_t quotient(int64_t k) const {
     return static_cast<int64_t>(static_cast<unsigned __int128>(factor) * k >> 63);
   }

@@ -1,7 +1,7 @@
 """A batch norm in eval is a scale and a shift: folded into a convolution, with a ReLU, or alone."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,11 +33,7 @@ def folded(conv: nn.Conv2d, then: Callable[[Tensor], Tensor]) -> Folded | None:
     if not rest:
         return Folded(conv.weight, conv.bias, relu)
     norm = rest[0]
-    if len(rest) > 1 or not isinstance(norm, nn.BatchNorm2d):
-        return None
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        return None
-    return Folded(*_with_norm(conv, norm), relu)
+    return Folded(*_with_norm(conv, norm), relu) if len(rest) == 1 and _is_affine(norm) else None
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -45,27 +41,29 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
     None where it is not: a batch norm in eval with running statistics is. Kept until it changes.
     """
+    return _kept(norm, _key(norm), lambda: _scale_and_shift(norm)) if _is_affine(norm) else None
+
+
+def _is_affine(norm: object) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether it is a batch norm that scales and shifts by what it has learned."""
     if not isinstance(norm, nn.BatchNorm2d) or norm.training:
-        return None
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        return None
-    return _kept(norm, _key(norm), lambda: _scale_and_shift(norm, mean, variance))
+        return False
+    return norm.running_mean is not None and norm.running_var is not None
 
 
 def _with_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     def fold() -> tuple[Tensor, Tensor]:
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
-        scale, shift = _scale_and_shift(norm, mean, variance)
+        scale, shift = _scale_and_shift(norm)
         bias = shift if conv.bias is None else conv.bias * scale + shift
         return (conv.weight * scale[:, None, None, None]).detach(), bias.detach()
 
     return _kept(conv, _key(conv, norm), fold)
 
 
-def _scale_and_shift(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
     scale = torch.rsqrt(variance + norm.eps)
     scale = scale if norm.weight is None else scale * norm.weight
     shift = -mean * scale
@@ -86,16 +84,15 @@ def _kept(
     return made
 
 
-def _key(*modules: nn.Conv2d | nn.BatchNorm2d) -> _Key | None:
-    """What changes whenever a tensor does; None for tensors that do not tell."""
+def _key(*modules: nn.Module) -> _Key | None:
+    """What changes whenever a parameter or buffer does; None for tensors that do not tell."""
     tensors = [
-        t for module in modules for t in (*module._parameters.values(), *_statistics(module))
+        tensor
+        for module in modules
+        for own in (module._parameters, module._buffers)
+        for tensor in own.values()
+        if tensor is not None
     ]
-    present = [tensor for tensor in tensors if tensor is not None]
-    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in present):
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
         return None
-    return tuple((tensor.data_ptr(), tensor._version) for tensor in present)
-
-
-def _statistics(module: nn.Module) -> list[Tensor | None]:
-    return [module.running_mean, module.running_var] if isinstance(module, nn.BatchNorm2d) else []
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
