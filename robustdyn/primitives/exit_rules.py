@@ -17,9 +17,10 @@ def confidence(thresholds: Tensor) -> Rule:
     Args:
         thresholds: (exits,), probabilities between 0 and 1.
     """
+    bars = torch.logit(thresholds)
 
     def margin(logits: list[Tensor]) -> Tensor:
-        return torch.logit(thresholds[len(logits) - 1]) - confidence_logit(logits[-1])
+        return bars[len(logits) - 1] - confidence_logit(logits[-1])
 
     return margin
 

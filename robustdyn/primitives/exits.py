@@ -75,31 +75,37 @@ def answer(
 
 def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) -> Tensor:
     mark_sparse()
-    rows = torch.arange(x.shape[0], device=x.device)  # the samples still running
+    rows: Tensor | None = None  # the samples still running; None are all
     history: Tensor | None = None  # their logits so far, (n, exits, K)
-    out: Tensor | None = None
+    out: Tensor | None = None  # the logits of each sample's last exit so far
     for k, (segment, head) in enumerate(stages):
         x = segment(x)
         last = head(x)
         history = last[:, None] if history is None else torch.cat([history, last[:, None]], 1)
         logits = list(history.unbind(1))
-        if out is None:
-            out = torch.zeros_like(last)
-        if k == len(stages) - 1:
-            answer = _last_answer(logits, rule) if most_confident else last
-            return scatter_rows(answer, rows, out, in_place=True)
-        if k < first:
+        final = k == len(stages) - 1
+        answer = _last_answer(logits, rule) if final and most_confident else last
+        out = (
+            answer
+            if out is None or rows is None
+            else scatter_rows(answer, rows, out, in_place=True)
+        )
+        if final or k < first:
             continue
         on = decide(f"exit{k}", rule(logits), kind="exit").kept
-        kept, stopped = on.nonzero().flatten(), (~on).nonzero().flatten()
-        if not len(stopped):
+        kept = on.nonzero().flatten()
+        if len(kept) == len(on):
             continue
-        here = gather_rows(rows, stopped)
-        out = scatter_rows(gather_rows(last, stopped), here, out, in_place=True)
         if not len(kept):
-            return out
-        x, rows, history = _gather(x, kept), gather_rows(rows, kept), gather_rows(history, kept)
-    raise ValueError("early_exits needs at least one segment")
+            break
+        if rows is None:
+            rows, out = kept, out.clone()
+        else:
+            rows = rows[kept]
+        x, history = _gather(x, kept), history[kept]
+    if out is None:
+        raise ValueError("early_exits needs at least one segment")
+    return out
 
 
 def _gather(x: Any, rows: Tensor) -> Any:
