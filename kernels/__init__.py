@@ -12,6 +12,7 @@ if __name__ != "robustdyn.kernels":
 
 from robustdyn.kernels import (  # noqa: F401  (they register)
     chunked,
+    cpp_channels,
     cpp_conv,
     cpp_linear,
     cpp_more,

@@ -1,4 +1,4 @@
-"""Channels of each sample, single entries, and scale and shift in C++."""
+"""Single entries, and scale and shift in C++."""
 
 import ctypes
 from typing import Any
@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdyn.kernels.affine import masked_affine_act
-from robustdyn.kernels.channel_conv import channel_masked_conv2d
 from robustdyn.kernels.cpp_conv import (
     density_reasons,
     in_blocks,
@@ -20,29 +19,11 @@ from robustdyn.kernels.cpp_conv import (
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.entry_conv import check_entries, entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
-from robustdyn.kernels.masked_conv import output_shape
-from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import integers, pixels, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
 
-# From these active fractions on, torch's dense operations are faster.
-CHANNEL_CROSSOVER = 0.6  # of the weights; of 1x1 convolutions, of which less is saved:
-CHANNEL_CROSSOVER_1 = 0.3
-CHANNEL_FEW = 0.1  # with fewer than so many positions, each of which shares the loaded weights:
-CHANNEL_POSITIONS = 48
-ENTRY_CROSSOVER = 0.9
+ENTRY_CROSSOVER = 0.9  # from this active fraction on, torch's dense operations are faster
 ENTRY_WINDOW = 30  # with smaller windows it is always dense
-
-
-class ChannelCall(ctypes.Structure):
-    """The struct ChannelConv of cpp/tables.h."""
-
-    _fields_ = [
-        *pointers("x", "weight", "inputs", "kept", "bias", "out"),
-        *integers("batch", "height", "width", "channels", "out_height", "out_width", "outputs"),
-        *integers("kernel_height", "kernel_width", "stride", "padding", "dilation"),
-        *integers("relu", "threads"),
-    ]
 
 
 class EntryCall(ctypes.Structure):
@@ -64,56 +45,6 @@ class AffineCall(ctypes.Structure):
         *pointers("x", "scale", "shift", "mask", "residual", "out"),
         *integers("positions", "channels", "relu", "fill", "threads"),
     ]
-
-
-def _channel_reasons(
-    x: Tensor,
-    weight: Tensor,
-    inputs: Tensor | None = None,
-    outputs: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
-    relu: bool = False,
-    **geometry: int,
-) -> list[str]:
-    reasons = tensor_reasons(x, weight, inputs, outputs, bias)
-    if reasons:
-        return reasons
-    height, width = output_shape(x, weight, **geometry)
-    pointwise = weight[0, 0].numel() == 1
-    few = height * width < CHANNEL_POSITIONS
-    most = min(CHANNEL_CROSSOVER_1 if pointwise else 1.0, CHANNEL_FEW if few else CHANNEL_CROSSOVER)
-    if _part(inputs) * _part(outputs) > most:
-        return [f"more than {most:.0%} of the weights are used: dense is faster"]
-    return []
-
-
-def _part(mask: Tensor | None) -> float:
-    return 1.0 if mask is None else count(mask) / max(mask.numel(), 1)
-
-
-def _channel_conv(
-    x: Tensor,
-    weight: Tensor,
-    inputs: Tensor | None = None,
-    outputs: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
-    relu: bool = False,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-) -> Tensor:
-    count, channels, *window = weight.shape
-    size = output_shape(x, weight, stride, padding, dilation)
-    y = x.new_empty(x.shape[0], *size, count)
-    arguments = [plain(a) for a in (x, weight, inputs, outputs, bias)]
-    sizes = (*x.shape[:3], channels, *size, count, *window)
-    options = (stride, padding, dilation, relu, threads())
-    library().call(
-        "channels", ChannelCall(*[pointer(a) for a in (*arguments, y)], *sizes, *options)
-    )
-    return y
 
 
 def _entry_reasons(
@@ -190,6 +121,5 @@ def _affine(
     return y
 
 
-channel_masked_conv2d.implementations.append(Implementation("cpp", _channel_conv, _channel_reasons))
 entry_masked_conv2d.implementations.append(Implementation("cpp", _entry_conv, _entry_reasons))
 masked_affine_act.implementations.append(Implementation("cpp", _affine, _affine_reasons))

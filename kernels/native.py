@@ -17,7 +17,10 @@ from robustdyn.kernels.build import NAME, SOURCES, BuildError, cached_library, f
 
 ISAS = ("generic", "avx2", "avx512")
 VARIABLE = "ROBUSTDYN_CPP"
-FUNCTIONS = ("conv", "depthwise", "channels", "entries", "affine", "thin", "step", "linear")
+FUNCTIONS = (
+    *("conv", "depthwise", "channels", "finish_channels", "entries", "affine", "thin", "step"),
+    "linear",
+)
 
 
 class Native(NamedTuple):

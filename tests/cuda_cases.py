@@ -234,18 +234,22 @@ def _channels():
             yield _channel_case(shape, inputs, outputs)
     for kind in ("empty", "full", "pixel", None):
         yield _channel_case(_SHAPES["3x3"], kind, kind)
+        yield _channel_case(_SHAPES["3x3"], kind, kind, after=True, relu=kind != "empty")
 
 
-def _channel_case(shape, inputs, outputs):
+def _channel_case(shape, inputs, outputs, *, after=False, relu=True):
     def make():
-        (x, weight, _), options = conv_inputs(**shape, more=("bias",))
+        (x, weight, _), options = conv_inputs(**shape)
         del options["groups"]
         live = None if inputs is None else mask_of(inputs, len(x), x.shape[3])
         x = x if live is None else x * live[:, None, None]
         kept = None if outputs is None else mask_of(outputs, len(x), len(weight))
-        return (x, weight, live, kept, options.pop("bias")), options | {"relu": True}
+        bias, residual = options.pop("bias"), options.pop("residual")
+        then = (torch.randn(len(x), len(weight)), torch.randn(len(weight)), residual)
+        return (x, weight, live, kept, bias, *(then if after else ())), options | {"relu": relu}
 
-    return Case("channel_masked_conv2d", f"{shape} {inputs} {outputs}", make)
+    label = f"{shape} {inputs} {outputs} {'scale, shift, residual ' if after else ''}relu {relu}"
+    return Case("channel_masked_conv2d", label, make)
 
 
 def _experts():

@@ -79,8 +79,10 @@ def test_affine(force, fill, channels):
 @pytest.mark.parametrize("size", [(9, 7), (1, 1)])
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("which", ["inputs", "outputs", "both"])
-def test_channels_of_each_sample(force, density, size, kernel_size, which):
-    kernel = force(kernels.channel_masked_conv2d)
+@pytest.mark.parametrize("how", ["cpp", "whole"])
+@pytest.mark.parametrize("after", [(), ("scale", "shift"), ("residual",), ("scale", "residual")])
+def test_channels_of_each_sample(force, density, size, kernel_size, which, how, after):
+    kernel = force(kernels.channel_masked_conv2d, how)
     x, weight, bias = (
         torch.randn(3, *size, 6),
         torch.randn(21, 6, *[kernel_size] * 2),
@@ -90,10 +92,17 @@ def test_channels_of_each_sample(force, density, size, kernel_size, which):
     kept = torch.rand(3, 21) < density if which != "inputs" else None
     x = x if live is None else x * live[:, None, None]
     stride, padding = (2, 1) if kernel_size == 3 else (1, 0)
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).relu()
-    expected = y if kept is None else y * kept[:, :, None, None]
-    got = kernel(x, weight, live, kept, bias, relu=True, stride=stride, padding=padding)
-    torch.testing.assert_close(got, expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-4)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).permute(0, 2, 3, 1)
+    scale = torch.randn(3, 21) if "scale" in after else None
+    shift = torch.randn(21) if "shift" in after else None
+    residual = torch.randn(y.shape) if "residual" in after else None
+    expected = y if scale is None else y * scale[:, None, None]
+    expected = expected if shift is None else expected + shift
+    expected = expected if kept is None else expected * kept[:, None, None]
+    expected = expected if residual is None else expected + residual
+    options = {"relu": True, "stride": stride, "padding": padding}
+    got = kernel(x, weight, live, kept, bias, scale, shift, residual, **options)
+    torch.testing.assert_close(got, expected.relu(), rtol=1e-4, atol=1e-4)
 
 
 def _entries(batch, height, width, outputs, density):

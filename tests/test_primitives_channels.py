@@ -44,6 +44,24 @@ class Convolutions(nn.Module):
         return masked_channels(self.third, x + y, inputs=[a, b])
 
 
+class Scaled(nn.Module):
+    """Two layers with all that can follow one: scale, shift, residual, ReLU."""
+
+    def __init__(self, margin, layers, norm):
+        super().__init__()
+        self.margin, self.norm = margin, norm
+        self.layers = nn.ModuleList(layers)
+        self.shift = nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        gate = rd.decide("gate", self.margin[: len(x)], kind="channel")
+        scale = F.softplus(gate.margin)
+        first, second = self.layers
+        x = masked_channels(first, x, outputs=gate, norm=self.norm, scale=scale, shift=self.shift)
+        y = masked_channels(second, x, inputs=[gate], shift=self.shift, residual=x, relu=True)
+        return masked_channels(second, y, outputs=gate, residual=x)
+
+
 class Linears(nn.Module):
     """Blocks of two hidden units."""
 
@@ -83,6 +101,13 @@ def _changed(norm):
 def _cases():
     for pattern, margin in GATES.items():
         yield f"linear {pattern}", Linears(margin), (3, 5)
+        linear = [nn.Linear(5, 8), nn.Linear(8, 8)]
+        yield f"linear scaled {pattern}", Scaled(margin, linear, None), (3, 5)
+        convs = [nn.Conv2d(5, 8, 1, bias=False), nn.Conv2d(8, 8, 3, 1, 1, bias=False)]
+        for norm in (None, nn.BatchNorm2d(8), nn.InstanceNorm2d(8)):  # the last cannot fold
+            case = f"convolutions scaled {pattern}, {type(norm).__name__}"
+            norm = None if norm is None else _changed(norm)
+            yield case, Scaled(margin, convs, norm), (3, 5, 6, 6)
         for stride, size in ((1, 5), (2, 5), (2, 8)):
             case = f"convolutions {pattern}, stride {stride}, size {size}"
             yield case, Convolutions(margin, stride), (3, 3, size, size)

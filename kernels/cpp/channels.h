@@ -92,7 +92,7 @@ inline void product(const ChannelConv& p, const Layout& layout, const List<int32
 #pragma GCC unroll 8
   for (int o = 0; o < OUTPUTS; ++o) {
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) sums[o][v] = Vec{} + (p.bias ? p.bias[kept[o]] : 0.0f);
+    for (int v = 0; v < VECTORS; ++v) sums[o][v] = Vec{};
   }
   for (int64_t k = 0; k < depth; ++k, from += layout.size) {
     const float* weights[OUTPUTS];
@@ -114,24 +114,49 @@ inline void product(const ChannelConv& p, const Layout& layout, const List<int32
   for (int o = 0; o < OUTPUTS; ++o) {
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) {
-      store(to + (o * VECTORS + v) * WIDTH, p.relu ? positive(sums[o][v]) : sums[o][v]);
+      store(to + (o * VECTORS + v) * WIDTH, sums[o][v]);
     }
   }
 }
 
+// What is done to the sums of one sample: scale and shift of each output, then the residual.
+struct After {
+  After(const ChannelConv& p, int64_t b) : scale(p.outputs, 1.0f), shift(p.outputs, 0.0f) {
+    const int64_t size = p.out_height * p.out_width * p.outputs;
+    residual = p.residual ? p.residual + b * size : nullptr;
+    if (p.scale) std::memcpy(scale.data(), p.scale + b * p.outputs, p.outputs * sizeof(float));
+    for (int64_t o = 0; o < p.outputs; ++o) {
+      if (p.bias) shift[o] = scale[o] * p.bias[o];
+      if (p.shift) shift[o] += p.shift[o];
+    }
+  }
+  List<float> scale, shift;
+  const float* residual;
+};
+
 // OUTPUTS outputs at VECTORS vectors of positions, from the first-th of the plane.
 template <int OUTPUTS, int VECTORS>
 inline void convolve(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
-                     const float* from, const int32_t* kept, int64_t first, float* out) {
+                     const float* from, const int32_t* kept, int64_t first, const After& after,
+                     float* out) {
   float sums[OUTPUTS * VECTORS * WIDTH];
   product<OUTPUTS, VECTORS>(p, layout, live, from + first, kept, sums);
   const int64_t end = layout.count - first < VECTORS * WIDTH ? layout.count - first : VECTORS * WIDTH;
   int64_t row = first / layout.pitch, column = first % layout.pitch;
+  float scale[OUTPUTS], shift[OUTPUTS];
+  for (int o = 0; o < OUTPUTS; ++o) {
+    scale[o] = after.scale[kept[o]];
+    shift[o] = after.shift[kept[o]];
+  }
   for (int64_t k = 0; k < end; ++k) {
     if (column < p.out_width) {
-      float* to = out + (row * p.out_width + column) * p.outputs;
+      const int64_t at = (row * p.out_width + column) * p.outputs;
 #pragma GCC unroll 8
-      for (int o = 0; o < OUTPUTS; ++o) to[kept[o]] = sums[o * VECTORS * WIDTH + k];
+      for (int o = 0; o < OUTPUTS; ++o) {
+        float value = scale[o] * sums[o * VECTORS * WIDTH + k] + shift[o];
+        if (after.residual) value += after.residual[at + kept[o]];
+        out[at + kept[o]] = p.relu && value < 0.0f ? 0.0f : value;
+      }
     }
     if (++column == layout.pitch) ++row, column = 0;
   }
@@ -139,19 +164,28 @@ inline void convolve(const ChannelConv& p, const Layout& layout, const List<int3
 
 template <int OUTPUTS>
 inline void convolve_all(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
-                         const float* from, const int32_t* kept, float* out) {
+                         const float* from, const int32_t* kept, const After& after, float* out) {
   int64_t first = 0;
   if constexpr (OUTPUTS <= kOutputs) {
     for (; layout.count - first > 2 * WIDTH; first += kVectors * WIDTH) {
-      convolve<OUTPUTS, kVectors>(p, layout, live, from, kept, first, out);
+      convolve<OUTPUTS, kVectors>(p, layout, live, from, kept, first, after, out);
     }
     for (; layout.count - first > WIDTH; first += 2 * WIDTH) {
-      convolve<OUTPUTS, 2>(p, layout, live, from, kept, first, out);
+      convolve<OUTPUTS, 2>(p, layout, live, from, kept, first, after, out);
     }
   }
   for (; first < layout.count; first += WIDTH) {
-    convolve<OUTPUTS, 1>(p, layout, live, from, kept, first, out);
+    convolve<OUTPUTS, 1>(p, layout, live, from, kept, first, after, out);
   }
+}
+
+// What stands at outputs that are not kept.
+inline void fill_closed(const ChannelConv& p, const float* residual, int64_t count, float* out) {
+  if (!residual) {
+    std::memset(out, 0, count * sizeof(float));
+    return;
+  }
+  for (int64_t k = 0; k < count; ++k) out[k] = p.relu && residual[k] < 0.0f ? 0.0f : residual[k];
 }
 
 void channels(const ChannelConv& p) {
@@ -170,20 +204,49 @@ void channels(const ChannelConv& p) {
       const auto live = listed(p.inputs ? p.inputs + b * p.channels : nullptr, p.channels);
       const auto kept = listed(p.kept ? p.kept + b * p.outputs : nullptr, p.outputs);
       const int64_t count = kept.size(), depth = live.size();
-      if (count < p.outputs) std::memset(out, 0, positions * p.outputs * sizeof(float));
+      const After after(p, b);
+      if (count < p.outputs) fill_closed(p, after.residual, positions * p.outputs, out);
       if (!count) continue;
       copy_planes(p, planes, p.x + b * places * p.channels, live, copied);
       if (copy) copy_columns(p, planes, columns, depth, copied.data(), ordered);
       const float* from = copy ? ordered.data() : copied.data();
       int64_t o = 0;
       for (; narrow && o + 8 <= count; o += 8) {
-        convolve_all<8>(p, layout, live, from, &kept[o], out);
+        convolve_all<8>(p, layout, live, from, &kept[o], after, out);
       }
       for (; o + kOutputs <= count; o += kOutputs) {
-        convolve_all<kOutputs>(p, layout, live, from, &kept[o], out);
+        convolve_all<kOutputs>(p, layout, live, from, &kept[o], after, out);
       }
-      for (; o + 2 <= count; o += 2) convolve_all<2>(p, layout, live, from, &kept[o], out);
-      for (; o < count; ++o) convolve_all<1>(p, layout, live, from, &kept[o], out);
+      for (; o + 2 <= count; o += 2) convolve_all<2>(p, layout, live, from, &kept[o], after, out);
+      for (; o < count; ++o) convolve_all<1>(p, layout, live, from, &kept[o], after, out);
+    }
+  }
+}
+
+void finish_channels(const ChannelConv& p) {
+  const int64_t positions = p.out_height * p.out_width;
+  const List<uint8_t> all(p.outputs, 1);
+#pragma omp parallel for schedule(static) num_threads(p.threads)
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const After after(p, b);
+    const uint8_t* kept = p.kept ? p.kept + b * p.outputs : all.data();
+    float* const out = p.out + b * positions * p.outputs;
+    int64_t o = 0;
+    for (; o + WIDTH <= p.outputs; o += WIDTH) {
+      const Vec scale = load(&after.scale[o]), shift = load(&after.shift[o]);
+      const Integers on = flags(kept + o);
+      for (int64_t at = o; at < positions * p.outputs; at += p.outputs) {
+        Vec value = masked(load(out + at) * scale + shift, on);
+        if (after.residual) value += load(after.residual + at);
+        store(out + at, p.relu ? positive(value) : value);
+      }
+    }
+    for (; o < p.outputs; ++o) {
+      for (int64_t at = o; at < positions * p.outputs; at += p.outputs) {
+        float value = kept[o] ? out[at] * after.scale[o] + after.shift[o] : 0.0f;
+        if (after.residual) value += after.residual[at];
+        out[at] = p.relu && value < 0.0f ? 0.0f : value;
+      }
     }
   }
 }

@@ -129,11 +129,11 @@ inline void multiply_whole(const EntryConv& p, const Tile& tile, int64_t first, 
       const int64_t output = first + v * WIDTH, left = count - v * WIDTH;
       const int64_t at = positions[m] * p.outputs + output;
       if (left >= WIDTH) {
-        finish.vector(at, output, WIDTH, masked(sums[m][v], p.mask + at));
+        finish.vector(at, output, WIDTH, masked(sums[m][v], flags(p.mask + at)));
       } else if (left > 0) {
         uint8_t mask[WIDTH] = {};
         std::memcpy(mask, p.mask + at, left);
-        finish.vector(at, output, left, masked(sums[m][v], mask));
+        finish.vector(at, output, left, masked(sums[m][v], flags(mask)));
       }
     }
   }

@@ -25,6 +25,5 @@
 #include "recurrent.h"
 #include "thin.h"
 
-const Table TABLE = {WIDTH,        ISA::conv,   ISA::depthwise, ISA::channels,
-                     ISA::entries, ISA::affine, ISA::thin,      ISA::step,
-                     ISA::linear};
+const Table TABLE = {WIDTH,         ISA::conv,    ISA::depthwise, ISA::channels, ISA::finish_channels,
+                     ISA::entries,  ISA::affine,  ISA::thin,      ISA::step,     ISA::linear};

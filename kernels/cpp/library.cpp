@@ -30,6 +30,9 @@ int64_t robustdyn_vector_width(int64_t isa) { return table(isa)->vector_width; }
 void robustdyn_conv(int64_t isa, const Conv* call) { table(isa)->conv(*call); }
 void robustdyn_depthwise(int64_t isa, const Conv* call) { table(isa)->depthwise(*call); }
 void robustdyn_channels(int64_t isa, const ChannelConv* call) { table(isa)->channels(*call); }
+void robustdyn_finish_channels(int64_t isa, const ChannelConv* call) {
+  table(isa)->finish_channels(*call);
+}
 void robustdyn_entries(int64_t isa, const EntryConv* call) { table(isa)->entries(*call); }
 void robustdyn_affine(int64_t isa, const Affine* call) { table(isa)->affine(*call); }
 void robustdyn_thin(int64_t isa, const ThinConv* call) { table(isa)->thin(*call); }

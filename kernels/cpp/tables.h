@@ -20,13 +20,17 @@ struct Conv {
   int64_t relu, fill, backward, x_step, threads;
 };
 
-// conv(x) of the live inputs, at the kept outputs of each sample; elsewhere 0.
+// [relu](keep * (scale * (conv(x) + bias) + shift) + residual), conv of the live inputs, keep 1 at
+// the kept outputs of each sample, else 0.
 struct ChannelConv {
   const float* x;          // (batch, height, width, channels)
   const float* weight;     // [outputs][channels][taps]
   const uint8_t* inputs;   // (batch, channels)
   const uint8_t* kept;     // (batch, outputs)
   const float* bias;       // (outputs)
+  const float* scale;      // (batch, outputs)
+  const float* shift;      // (outputs)
+  const float* residual;   // as out
   float* out;              // (batch, out_height, out_width, outputs)
   int64_t batch, height, width, channels;
   int64_t out_height, out_width, outputs;
@@ -102,6 +106,7 @@ struct Table {
   void (*conv)(const Conv&);
   void (*depthwise)(const Conv&);  // weight [taps][outputs], depth 1, groups = outputs
   void (*channels)(const ChannelConv&);
+  void (*finish_channels)(const ChannelConv&);  // out holds conv(x) of all outputs
   void (*entries)(const EntryConv&);
   void (*affine)(const Affine&);
   void (*thin)(const ThinConv&);

@@ -98,11 +98,13 @@ inline void finish(Vec value, const float* residual, float* out, int64_t count, 
 typedef uint8_t Bytes __attribute__((vector_size(WIDTH), aligned(1), may_alias));
 typedef int32_t Integers __attribute__((vector_size(WIDTH * 4)));
 
-// The value where the mask is on, 0 elsewhere.
-inline Vec masked(Vec value, const uint8_t* mask) {
-  const Bytes on = *reinterpret_cast<const Bytes*>(mask);
-  return __builtin_convertvector(on, Integers) != 0 ? value : Vec{};
+// The next entries of a mask, as a vector.
+inline Integers flags(const uint8_t* mask) {
+  return __builtin_convertvector(*reinterpret_cast<const Bytes*>(mask), Integers);
 }
+
+// The value where the mask is on, 0 elsewhere.
+inline Vec masked(Vec value, Integers on) { return on != 0 ? value : Vec{}; }
 
 // The next eight entries of a mask, at most `left` of them: bit 8 k is that of the k-th.
 inline uint64_t eight(const uint8_t* mask, int64_t left) {

@@ -21,9 +21,11 @@ extern "C" __global__ void __launch_bounds__(32)
 }
 EXPORT(channel_lists)
 
-// Without lists, all channels. What is not kept is not written. x is NHWC; w is (taps, C, O).
+// Without lists, all channels. [relu](scale * (conv(x) + bias) + shift + residual); what is not kept
+// is not written. x is NHWC; w is (taps, C, O); scale is (batch, O), the residual as out.
 extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
-    channel_conv(const unsigned* x, const unsigned* w, const float* bias, const int* input_lists,
+    channel_conv(const unsigned* x, const unsigned* w, const float* bias, const float* scale,
+                 const float* shift, const float* residual, const int* input_lists,
                  const int* input_counts, const int* output_lists, const int* output_counts,
                  float* out, int source_height, int source_width, int channels, int height,
                  int width, int columns, int kernel_height, int kernel_width, int stride,
@@ -66,13 +68,16 @@ extern "C" __global__ void __launch_bounds__(Scalar::THREADS)
   multiply<1, true>(tile, source, math);
   math.finish([&](int row, int c, float (&v)[4]) {
     if (tile.position[row] < 0) return;
-    float* pixel = out + (sample * height * width + tile.position[row]) * columns;
+    long long pixel = (sample * height * width + tile.position[row]) * columns;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (column + c + i < kept) {
         int o = list ? list[c + i] : column + c + i;
         float u = v[i] + (bias ? bias[o] : 0);
-        pixel[o] = with_relu ? relu(u) : u;
+        if (scale) u *= scale[sample * columns + o];
+        if (shift) u += shift[o];
+        if (residual) u += residual[pixel + o];
+        out[pixel + o] = with_relu ? relu(u) : u;
       }
   });
 }

@@ -21,23 +21,31 @@ def channel_masked_conv2d(
     inputs: Tensor | None = None,
     outputs: Tensor | None = None,
     bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
     *,
     relu: bool = False,
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
 ) -> Tensor:
-    """Return [relu](conv(x) + bias), (B, H', W', O), of the live inputs, at the kept outputs."""
+    """As kernels.channel_masked_conv2d: of the live inputs, at the kept outputs."""
     x = x.contiguous()
     (batch, *image, channels), (count, _, *window) = x.shape, weight.shape
     height, width = (
         output_size(n, k, stride, padding, dilation) for n, k in zip(image, window, strict=True)
     )
-    out = x.new_zeros(batch, height, width, count)
+    if residual is None:
+        out = x.new_zeros(batch, height, width, count)
+    else:
+        residual = residual.contiguous()
+        out = residual.relu() if relu else residual.clone()
     tiles = ceil_div(height * width, _ROWS) * ceil_div(count, _COLUMNS)
     launch(
         "channels", "channel_conv", batch * tiles, _THREADS, x, pack(weight),
-        None if bias is None else bias.contiguous(), *_lists(inputs), *_lists(outputs), out,
+        *[None if a is None else a.contiguous() for a in (bias, scale, shift)], residual,
+        *_lists(inputs), *_lists(outputs), out,
         *image, channels, height, width, count, *window, stride, padding, dilation, relu,
     )  # fmt: skip
     return out
@@ -59,10 +67,10 @@ def _reasons(
     weight: Tensor,
     inputs: Tensor | None = None,
     outputs: Tensor | None = None,
-    bias: Tensor | None = None,
+    *after: Tensor | None,
     **_: Any,
 ) -> list[str]:
-    reasons = not_on_cuda(x, weight, bias, dtypes=(torch.float32,))
+    reasons = not_on_cuda(x, weight, *after, dtypes=(torch.float32,))
     if weight.shape[2] * weight.shape[3] > _MOST_TAPS:
         reasons.append(f"the kernel's window has more than {_MOST_TAPS} positions")
     return reasons

@@ -1,6 +1,7 @@
 """Mask channels: compute only the kept outputs of a layer, from the inputs that are not zero."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,12 @@ def masked_channels(
     outputs: Decision | None = None,
     inputs: Sequence[Decision] = (),
     norm: nn.Module | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """Return keep * norm(layer(x)): the channels that `outputs` keeps, zero elsewhere.
+    """Return [relu](keep * (scale * norm(layer(x)) + shift) + residual): `outputs` keeps channels.
 
     The mask comes after the norm, so that a closed channel is zero and not the norm's constant. A
     sample costs kept outputs times live inputs: those that one of the gates in `inputs` keeps, the
@@ -37,25 +42,33 @@ def masked_channels(
         inputs: the gates of the parts whose sum x is, so that x is zero where none of them keeps;
             margins (B, G'). Empty: all channels of x are live.
         norm: channel by channel, batch norm in eval; None is the identity.
+        scale: (B, O), of each sample's channels, such as their saliencies; None is 1.
+        shift: (O,); None is 0.
+        residual: of the result's shape; what is added after the mask.
+        relu: whether negative results become 0.
     """
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise TypeError(f"masked_channels needs a Conv2d or a Linear, not {type(layer).__name__}")
+    after = _After(scale, shift, residual, relu)
     if not is_sparse():
         y = _dense(layer, x, outputs, inputs)
-        return _masked(y if norm is None else norm(y), outputs)
+        return _finished(_masked(y if norm is None else norm(y), outputs), outputs, after)
     mark_sparse()
     if isinstance(layer, nn.Linear):
         y = _linear(layer, x, outputs, inputs)
+        closed = norm is None and forward_is_hard()  # then closed channels are 0
     else:
         whole = folded(layer, norm or nn.Identity())
         if whole is not None and not whole.relu:
+            if forward_is_hard():
+                return _convolution(layer, whole, x, outputs, inputs, after)
             norm = None
         else:
             whole = Folded(layer.weight, layer.bias, relu=False)
         y = _convolution(layer, whole, x, outputs, inputs)
-    if norm is None and forward_is_hard():
-        return y  # closed channels are 0
-    return _masked(y if norm is None else norm(y), outputs)
+        closed = False
+    y = y if closed else _masked(y if norm is None else norm(y), outputs)
+    return _finished(y, outputs, after)
 
 
 def union_share(gates: Sequence[Decision]) -> Share:
@@ -80,6 +93,29 @@ def _union(gates: Sequence[Decision]) -> Tensor:
     if len(gates) == 1:
         return gates[0].kept
     return torch.stack([gate.kept for gate in gates]).any(0)  # (B, G)
+
+
+class _After(NamedTuple):
+    """What follows the norm."""
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+
+
+def _finished(y: Tensor, outputs: Decision | None, after: _After) -> Tensor:
+    """What follows, for y that is masked already."""
+    scale, shift, residual, relu = after
+    rest = [1] * (y.dim() - 2)
+    if scale is not None:
+        y = scale.reshape(*scale.shape, *rest) * y
+    if shift is not None:
+        shift = shift[None] if outputs is None else channels_of(outputs.keep, y.shape[1]) * shift
+        y = y + shift.reshape(*shift.shape, *rest)
+    if residual is not None:
+        y = residual + y
+    return F.relu(y) if relu else y
 
 
 def _masked(y: Tensor, outputs: Decision | None) -> Tensor:
@@ -115,8 +151,9 @@ def _convolution(
     x: Tensor,
     outputs: Decision | None,
     inputs: Sequence[Decision],
+    after: _After = _After(),
 ) -> Tensor:
-    """The layer's kept outputs from the live inputs of each sample; 0 where it is closed."""
+    """The layer's kept outputs from the live inputs of each sample, and what follows."""
     count, channels = layer.weight.shape[:2]
     kept = None if outputs is None else channels_of(outputs.kept, count)
     live = channels_of(_union(inputs), channels) if inputs else None
@@ -126,6 +163,10 @@ def _convolution(
         live,
         kept,
         whole.bias,
+        after.scale,
+        after.shift,
+        None if after.residual is None else after.residual.permute(0, 2, 3, 1),
+        relu=after.relu,
         stride=layer.stride[0],
         padding=int(layer.padding[0]),
     )

@@ -18,7 +18,7 @@ Live = list[Decision]  # the gates of the parts whose sum a feature map is; empt
 
 
 class BoostedConv(nn.Module):
-    """keep * (saliency * norm(conv(x)) + shift): the saliency takes the place of the norm's scale.
+    """relu(keep * (saliency * norm(conv(x)) + shift) + residual): the saliency is the norm's scale.
 
     Output channels are predicted from the input's means: margin (B, O) = W norm(mean|x|) + b, run
     where it is positive, saliency softplus(margin).
@@ -33,12 +33,24 @@ class BoostedConv(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, affine=False)
         self.shift = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: Tensor, live: Live, name: str) -> tuple[Tensor, Decision]:
-        margin = self.predict(self.standardise(pooled(x.abs())))
-        gate = decide(name, margin, kind="channel")
-        y = masked_channels(self.conv, x, outputs=gate, inputs=live, norm=self.norm)
-        saliency = F.softplus(gate.margin)[:, :, None, None]
-        return saliency * y + (gate.keep * self.shift)[:, :, None, None], gate
+    def gate(self, x: Tensor, name: str) -> Decision:
+        """Decide from x (B, C, H, W), which has passed a ReLU: its means are those of |x|."""
+        return decide(name, self.predict(self.standardise(pooled(x))), kind="channel")
+
+    def forward(
+        self, x: Tensor, gate: Decision, live: Live, residual: Tensor | None = None
+    ) -> Tensor:
+        return masked_channels(
+            self.conv,
+            x,
+            outputs=gate,
+            inputs=live,
+            norm=self.norm,
+            scale=F.softplus(gate.margin),
+            shift=self.shift,
+            residual=residual,
+            relu=True,
+        )
 
 
 class BoostedBlock(nn.Module):
@@ -58,13 +70,15 @@ class BoostedBlock(nn.Module):
             self.shortcut_norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, live: Live, name: str) -> tuple[Tensor, Live]:
-        h, first = self.conv1(x, live, f"{name}.conv1")
-        y, second = self.conv2(F.relu(h), [first], f"{name}.conv2")
-        if self.shortcut is None:
-            return F.relu(x + y), [*live, second] if live else []
-        norm = self.shortcut_norm
-        x = masked_channels(self.shortcut, x, outputs=second, inputs=live, norm=norm)
-        return F.relu(x + y), [second]
+        first = self.conv1.gate(x, f"{name}.conv1")
+        h = self.conv1(x, first, live)
+        second = self.conv2.gate(h, f"{name}.conv2")
+        after = [*live, second] if live else []
+        if self.shortcut is not None:
+            norm = self.shortcut_norm
+            x = masked_channels(self.shortcut, x, outputs=second, inputs=live, norm=norm)
+            after = [second]
+        return self.conv2(h, second, [first], residual=x), after
 
 
 class BoostedNet(nn.Module):

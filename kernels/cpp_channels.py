@@ -1,0 +1,119 @@
+"""Convolution of the channels that each sample keeps, in C++: these alone, or all and then masked."""
+
+import ctypes
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdyn.kernels.channel_conv import channel_masked_conv2d
+from robustdyn.kernels.cpp_conv import library, tensor_reasons
+from robustdyn.kernels.dispatch import Implementation
+from robustdyn.kernels.masked_conv import output_shape
+from robustdyn.kernels.masks import count
+from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
+
+# From these active fractions on, it is faster to compute all and mask it then.
+CROSSOVER = 0.6  # of the weights; of 1x1 convolutions, of which less is saved:
+CROSSOVER_1 = 0.3
+FEW = 0.1  # with fewer than so many positions, each of which shares the loaded weights:
+POSITIONS = 48
+
+
+class ChannelCall(ctypes.Structure):
+    """The struct ChannelConv of cpp/tables.h."""
+
+    _fields_ = [
+        *pointers("x", "weight", "inputs", "kept", "bias", "scale", "shift", "residual", "out"),
+        *integers("batch", "height", "width", "channels", "out_height", "out_width", "outputs"),
+        *integers("kernel_height", "kernel_width", "stride", "padding", "dilation"),
+        *integers("relu", "threads"),
+    ]
+
+
+def _kept_reasons(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    *after: Tensor | None,
+    relu: bool = False,
+    **geometry: int,
+) -> list[str]:
+    reasons = tensor_reasons(x, weight, inputs, outputs, *after)
+    if reasons:
+        return reasons
+    height, width = output_shape(x, weight, **geometry)
+    pointwise = weight[0, 0].numel() == 1
+    few = height * width < POSITIONS
+    most = min(CROSSOVER_1 if pointwise else 1.0, FEW if few else CROSSOVER)
+    if _part(inputs) * _part(outputs) > most:
+        return [f"more than {most:.0%} of the weights are used: dense is faster"]
+    return []
+
+
+def _part(mask: Tensor | None) -> float:
+    return 1.0 if mask is None else count(mask) / max(mask.numel(), 1)
+
+
+def _kept(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    *after: Tensor | None,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:
+    size = output_shape(x, weight, stride, padding, dilation)
+    size = (*size, len(weight))
+    y = x.new_empty(x.shape[0], *size)
+    sizes = (*x.shape, *size, *weight.shape[2:], stride, padding, dilation, relu)
+    _run("channels", (x, weight, inputs, outputs, *after), y, sizes)
+    return y
+
+
+def _whole_reasons(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    *after: Tensor | None,
+    **_: int,
+) -> list[str]:
+    reasons = tensor_reasons(x, weight, inputs, outputs, *after)
+    if not reasons and outputs is None and all(a is None for a in after[1:]):
+        return ["all outputs are kept as they are: nothing is left to do after a convolution"]
+    return reasons
+
+
+def _whole(
+    x: Tensor,
+    weight: Tensor,
+    inputs: Tensor | None = None,
+    outputs: Tensor | None = None,
+    *after: Tensor | None,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:
+    """Torch's convolution of all channels, then mask, scale, shift and sum in one pass."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding, dilation)
+    y = y.permute(0, 2, 3, 1).contiguous()
+    sizes = (*x.shape, *y.shape[1:], *weight.shape[2:], stride, padding, dilation, relu)
+    _run("finish_channels", (None, None, None, outputs, *after), y, sizes)
+    return y
+
+
+def _run(name: str, tensors: tuple[Tensor | None, ...], y: Tensor, sizes: tuple[int, ...]) -> None:
+    ready = [plain(tensor) for tensor in tensors] + [None] * (8 - len(tensors))
+    pointing = [pointer(tensor) for tensor in (*ready, y)]
+    library().call(name, ChannelCall(*pointing, *sizes, threads()))
+
+
+channel_masked_conv2d.implementations += [
+    Implementation("cpp", _kept, _kept_reasons),
+    Implementation("whole", _whole, _whole_reasons),
+]
