@@ -12,11 +12,12 @@ from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 
-# From these active fractions on, it is faster to compute all and mask it then.
-CROSSOVER = 0.6  # of the weights; of 1x1 convolutions, of which less is saved:
-CROSSOVER_1 = 0.3
-FEW = 0.1  # with fewer than so many positions, each of which shares the loaded weights:
-POSITIONS = 48
+# From these active fractions of the weights on, it is faster to compute all and mask it then.
+CROSSOVER = 0.6
+STRIDED = 0.4
+FEW = 0.3  # where fewer than so many positions share the loaded weights:
+POSITIONS = 16
+POINTWISE = 0.2  # of 1x1 convolutions, whose inputs cost as much to copy as to multiply
 
 
 class ChannelCall(ctypes.Structure):
@@ -42,13 +43,19 @@ def _kept_reasons(
     reasons = tensor_reasons(x, weight, inputs, outputs, *after)
     if reasons:
         return reasons
-    height, width = output_shape(x, weight, **geometry)
-    pointwise = weight[0, 0].numel() == 1
-    few = height * width < POSITIONS
-    most = min(CROSSOVER_1 if pointwise else 1.0, FEW if few else CROSSOVER)
+    most = _most(x, weight, **geometry)
     if _part(inputs) * _part(outputs) > most:
         return [f"more than {most:.0%} of the weights are used: dense is faster"]
     return []
+
+
+def _most(x: Tensor, weight: Tensor, *, stride: int = 1, **geometry: int) -> float:
+    if weight.shape[2:] == (1, 1):
+        return POINTWISE
+    height, width = output_shape(x, weight, stride=stride, **geometry)
+    if height * width < POSITIONS:
+        return FEW
+    return CROSSOVER if stride == 1 else STRIDED
 
 
 def _part(mask: Tensor | None) -> float:

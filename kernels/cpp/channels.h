@@ -2,14 +2,18 @@
 // planes with a border of zeros, and vectors run along a plane's lines, over the border too. So any
 // list of inputs and outputs works at full width, and no weights are packed.
 #pragma once
-#include "vectors.h"
+#include "small_channels.h"
 
 namespace ISA {
 
-constexpr int kOutputs = 4;  // outputs that share what is loaded from a plane
-constexpr int kVectors = 4;  // vectors of positions for each
+constexpr int kOutputs = WIDTH == 16 ? 5 : 4;  // that share what is loaded from a plane
+constexpr int kVectors = WIDTH == 16 ? 4 : 3;  // of positions for each
+constexpr int kNarrow = WIDTH == 16 ? 8 : 6;   // outputs where there are at most two vectors
 
 inline int64_t vectors(int64_t count) { return (count + WIDTH - 1) / WIDTH; }
+
+// At least `count` floats, an odd number of cache lines: so far apart, channels share no cache set.
+inline int64_t apart(int64_t count) { return ((count + 15) / 16 | 1) * 16; }
 
 // How what the outputs read lies in memory: value k of tap t of the c-th live channel, for the k-th
 // output, is at c * size + taps[t] + k. After out_width outputs of a line, up to pitch, come some
@@ -29,7 +33,7 @@ struct Planes : Layout {
     const int64_t w = p.width + p.padding > reach_w ? p.width + p.padding : reach_w;
     pitch = (w + p.stride - 1) / p.stride;
     const int64_t phase = (h + p.stride - 1) / p.stride * pitch;
-    size = phase * p.stride * p.stride;
+    size = apart(phase * p.stride * p.stride);
     count = (p.out_height - 1) * pitch + p.out_width;
     for (int64_t k = 0; k < h; ++k) {
       line.push_back(k % p.stride * p.stride * phase + k / p.stride * pitch);
@@ -51,7 +55,7 @@ struct Columns : Layout {
     pitch = p.out_width;
     count = p.out_height * p.out_width;
     const int64_t room = vectors(count) * WIDTH;
-    size = window * room;
+    size = apart(window * room);
     for (int64_t t = 0; t < window; ++t) taps.push_back(t * room);
   }
 };
@@ -119,44 +123,19 @@ inline void product(const ChannelConv& p, const Layout& layout, const List<int32
   }
 }
 
-// What is done to the sums of one sample: scale and shift of each output, then the residual.
-struct After {
-  After(const ChannelConv& p, int64_t b) : scale(p.outputs, 1.0f), shift(p.outputs, 0.0f) {
-    const int64_t size = p.out_height * p.out_width * p.outputs;
-    residual = p.residual ? p.residual + b * size : nullptr;
-    if (p.scale) std::memcpy(scale.data(), p.scale + b * p.outputs, p.outputs * sizeof(float));
-    for (int64_t o = 0; o < p.outputs; ++o) {
-      if (p.bias) shift[o] = scale[o] * p.bias[o];
-      if (p.shift) shift[o] += p.shift[o];
-    }
-  }
-  List<float> scale, shift;
-  const float* residual;
-};
-
 // OUTPUTS outputs at VECTORS vectors of positions, from the first-th of the plane.
 template <int OUTPUTS, int VECTORS>
 inline void convolve(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
-                     const float* from, const int32_t* kept, int64_t first, const After& after,
-                     float* out) {
+                     const float* from, const int32_t* kept, int64_t first, float* out) {
   float sums[OUTPUTS * VECTORS * WIDTH];
   product<OUTPUTS, VECTORS>(p, layout, live, from + first, kept, sums);
   const int64_t end = layout.count - first < VECTORS * WIDTH ? layout.count - first : VECTORS * WIDTH;
   int64_t row = first / layout.pitch, column = first % layout.pitch;
-  float scale[OUTPUTS], shift[OUTPUTS];
-  for (int o = 0; o < OUTPUTS; ++o) {
-    scale[o] = after.scale[kept[o]];
-    shift[o] = after.shift[kept[o]];
-  }
   for (int64_t k = 0; k < end; ++k) {
     if (column < p.out_width) {
-      const int64_t at = (row * p.out_width + column) * p.outputs;
+      float* to = out + (row * p.out_width + column) * p.outputs;
 #pragma GCC unroll 8
-      for (int o = 0; o < OUTPUTS; ++o) {
-        float value = scale[o] * sums[o * VECTORS * WIDTH + k] + shift[o];
-        if (after.residual) value += after.residual[at + kept[o]];
-        out[at + kept[o]] = p.relu && value < 0.0f ? 0.0f : value;
-      }
+      for (int o = 0; o < OUTPUTS; ++o) to[kept[o]] = sums[o * VECTORS * WIDTH + k];
     }
     if (++column == layout.pitch) ++row, column = 0;
   }
@@ -164,91 +143,103 @@ inline void convolve(const ChannelConv& p, const Layout& layout, const List<int3
 
 template <int OUTPUTS>
 inline void convolve_all(const ChannelConv& p, const Layout& layout, const List<int32_t>& live,
-                         const float* from, const int32_t* kept, const After& after, float* out) {
+                         const float* from, const int32_t* kept, float* out) {
   int64_t first = 0;
   if constexpr (OUTPUTS <= kOutputs) {
     for (; layout.count - first > 2 * WIDTH; first += kVectors * WIDTH) {
-      convolve<OUTPUTS, kVectors>(p, layout, live, from, kept, first, after, out);
-    }
-    for (; layout.count - first > WIDTH; first += 2 * WIDTH) {
-      convolve<OUTPUTS, 2>(p, layout, live, from, kept, first, after, out);
+      convolve<OUTPUTS, kVectors>(p, layout, live, from, kept, first, out);
     }
   }
+  for (; layout.count - first > WIDTH; first += 2 * WIDTH) {
+    convolve<OUTPUTS, 2>(p, layout, live, from, kept, first, out);
+  }
   for (; first < layout.count; first += WIDTH) {
-    convolve<OUTPUTS, 1>(p, layout, live, from, kept, first, after, out);
+    convolve<OUTPUTS, 1>(p, layout, live, from, kept, first, out);
   }
 }
 
-// What stands at outputs that are not kept.
-inline void fill_closed(const ChannelConv& p, const float* residual, int64_t count, float* out) {
-  if (!residual) {
-    std::memset(out, 0, count * sizeof(float));
-    return;
+// What becomes of a sample's sums: mask, scale and shift of each output, then residual and ReLU.
+inline void finish_sample(const ChannelConv& p, int64_t b) {
+  List<float> scale(p.outputs, 1.0f), shift(p.outputs, 0.0f);
+  if (p.scale) std::memcpy(scale.data(), p.scale + b * p.outputs, p.outputs * sizeof(float));
+  for (int64_t o = 0; o < p.outputs; ++o) {
+    if (p.bias) shift[o] = scale[o] * p.bias[o];
+    if (p.shift) shift[o] += p.shift[o];
   }
-  for (int64_t k = 0; k < count; ++k) out[k] = p.relu && residual[k] < 0.0f ? 0.0f : residual[k];
+  List<uint8_t> kept(p.outputs, 1);
+  if (p.kept) std::memcpy(kept.data(), p.kept + b * p.outputs, p.outputs);
+  const int64_t size = p.out_height * p.out_width * p.outputs;
+  float* const out = p.out + b * size;
+  const float* const residual = p.residual ? p.residual + b * size : nullptr;
+  int64_t o = 0;
+  for (; o + WIDTH <= p.outputs; o += WIDTH) {
+    const Vec factor = load(&scale[o]), term = load(&shift[o]);
+    const Integers on = flags(&kept[o]);
+    for (int64_t at = o; at < size; at += p.outputs) {
+      Vec value = masked(load(out + at) * factor + term, on);
+      if (residual) value += load(residual + at);
+      store(out + at, p.relu ? positive(value) : value);
+    }
+  }
+  for (; o < p.outputs; ++o) {
+    for (int64_t at = o; at < size; at += p.outputs) {
+      float value = kept[o] ? out[at] * scale[o] + shift[o] : 0.0f;
+      if (residual) value += residual[at];
+      out[at] = p.relu && value < 0.0f ? 0.0f : value;
+    }
+  }
+}
+
+// The kept outputs of one sample, at least one, by planes.
+inline void convolve_planes(const ChannelConv& p, const Planes& planes, const Columns* columns,
+                            const float* x, const List<int32_t>& live, const List<int32_t>& kept,
+                            List<float>& copied, List<float>& ordered, float* out) {
+  const int64_t count = kept.size();
+  copy_planes(p, planes, x, live, copied);
+  if (columns) copy_columns(p, planes, *columns, live.size(), copied.data(), ordered);
+  const Layout& layout = columns ? static_cast<const Layout&>(*columns) : planes;
+  const float* from = columns ? ordered.data() : copied.data();
+  int64_t o = 0;
+  for (; layout.count <= 2 * WIDTH && o + kNarrow <= count; o += kNarrow) {
+    convolve_all<kNarrow>(p, layout, live, from, &kept[o], out);
+  }
+  for (; o + kOutputs <= count; o += kOutputs) {
+    convolve_all<kOutputs>(p, layout, live, from, &kept[o], out);
+  }
+  for (; o + 2 <= count; o += 2) convolve_all<2>(p, layout, live, from, &kept[o], out);
+  for (; o < count; ++o) convolve_all<1>(p, layout, live, from, &kept[o], out);
 }
 
 void channels(const ChannelConv& p) {
   const int64_t places = p.height * p.width, positions = p.out_height * p.out_width;
   const Planes planes(p);
   const Columns columns(p);
+  const bool small = is_small(p);
   const bool copy = 4 * vectors(columns.count) <= 3 * vectors(planes.count);
-  const Layout& layout = copy ? static_cast<const Layout&>(columns) : planes;
-  const bool narrow = vectors(layout.count) == 1;
+  const List<int32_t> permuted = small ? permutations(p) : List<int32_t>();
 #pragma omp parallel num_threads(p.threads)
   {
     List<float> copied, ordered;
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < p.batch; ++b) {
+      const float* x = p.x + b * places * p.channels;
       float* out = p.out + b * positions * p.outputs;
       const auto live = listed(p.inputs ? p.inputs + b * p.channels : nullptr, p.channels);
-      const auto kept = listed(p.kept ? p.kept + b * p.outputs : nullptr, p.outputs);
-      const int64_t count = kept.size(), depth = live.size();
-      const After after(p, b);
-      if (count < p.outputs) fill_closed(p, after.residual, positions * p.outputs, out);
-      if (!count) continue;
-      copy_planes(p, planes, p.x + b * places * p.channels, live, copied);
-      if (copy) copy_columns(p, planes, columns, depth, copied.data(), ordered);
-      const float* from = copy ? ordered.data() : copied.data();
-      int64_t o = 0;
-      for (; narrow && o + 8 <= count; o += 8) {
-        convolve_all<8>(p, layout, live, from, &kept[o], after, out);
+      auto kept = listed(p.kept ? p.kept + b * p.outputs : nullptr, p.outputs);
+      if (!kept.empty() && small) {
+        copy_channels(p, x, live, copied);
+        convolve_small(p, permuted, live, copied.data(), kept, out);
+      } else if (!kept.empty()) {
+        convolve_planes(p, planes, copy ? &columns : nullptr, x, live, kept, copied, ordered, out);
       }
-      for (; o + kOutputs <= count; o += kOutputs) {
-        convolve_all<kOutputs>(p, layout, live, from, &kept[o], after, out);
-      }
-      for (; o + 2 <= count; o += 2) convolve_all<2>(p, layout, live, from, &kept[o], after, out);
-      for (; o < count; ++o) convolve_all<1>(p, layout, live, from, &kept[o], after, out);
+      finish_sample(p, b);
     }
   }
 }
 
 void finish_channels(const ChannelConv& p) {
-  const int64_t positions = p.out_height * p.out_width;
-  const List<uint8_t> all(p.outputs, 1);
 #pragma omp parallel for schedule(static) num_threads(p.threads)
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const After after(p, b);
-    const uint8_t* kept = p.kept ? p.kept + b * p.outputs : all.data();
-    float* const out = p.out + b * positions * p.outputs;
-    int64_t o = 0;
-    for (; o + WIDTH <= p.outputs; o += WIDTH) {
-      const Vec scale = load(&after.scale[o]), shift = load(&after.shift[o]);
-      const Integers on = flags(kept + o);
-      for (int64_t at = o; at < positions * p.outputs; at += p.outputs) {
-        Vec value = masked(load(out + at) * scale + shift, on);
-        if (after.residual) value += load(after.residual + at);
-        store(out + at, p.relu ? positive(value) : value);
-      }
-    }
-    for (; o < p.outputs; ++o) {
-      for (int64_t at = o; at < positions * p.outputs; at += p.outputs) {
-        float value = kept[o] ? out[at] * after.scale[o] + after.shift[o] : 0.0f;
-        if (after.residual) value += after.residual[at];
-        out[at] = p.relu && value < 0.0f ? 0.0f : value;
-      }
-    }
-  }
+  for (int64_t b = 0; b < p.batch; ++b) finish_sample(p, b);
 }
 
 }  // namespace ISA

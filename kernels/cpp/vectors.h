@@ -96,7 +96,7 @@ inline void finish(Vec value, const float* residual, float* out, int64_t count, 
 }
 
 typedef uint8_t Bytes __attribute__((vector_size(WIDTH), aligned(1), may_alias));
-typedef int32_t Integers __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t Integers __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 
 // The next entries of a mask, as a vector.
 inline Integers flags(const uint8_t* mask) {

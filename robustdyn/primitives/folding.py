@@ -55,7 +55,8 @@ def _with_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     def fold() -> tuple[Tensor, Tensor]:
         scale, shift = _scale_and_shift(norm)
         bias = shift if conv.bias is None else conv.bias * scale + shift
-        return (conv.weight * scale[:, None, None, None]).detach(), bias.detach()
+        weight = conv.weight.contiguous() * scale[:, None, None, None]
+        return weight.detach(), bias.detach()
 
     return _kept(conv, _key(conv, norm), fold)
 
