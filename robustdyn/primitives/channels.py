@@ -1,6 +1,7 @@
 """Mask channels: compute only the kept outputs of a layer, from the inputs that are not zero."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -90,9 +91,7 @@ def union_share(gates: Sequence[Decision]) -> Share:
 
 
 def _union(gates: Sequence[Decision]) -> Tensor:
-    if len(gates) == 1:
-        return gates[0].kept
-    return torch.stack([gate.kept for gate in gates]).any(0)  # (B, G)
+    return reduce(torch.logical_or, [gate.kept for gate in gates])  # (B, G)
 
 
 class _After(NamedTuple):
