@@ -41,8 +41,10 @@ def crossover(weight: Tensor) -> float:
     outputs, depth = weight.shape[:2]
     if depth == 1:
         return DEPTHWISE_CROSSOVER
-    fewer = min(outputs, depth)
-    return next((most for channels, most in CROSSOVERS if fewer <= channels), CROSSOVER)
+    for channels, most in CROSSOVERS:
+        if depth <= channels or outputs <= channels:
+            return most
+    return CROSSOVER
 
 
 class ConvCall(ctypes.Structure):
@@ -104,8 +106,8 @@ def _conv_reasons(
     **_: Any,
 ) -> list[str]:
     # Torch would copy a slice of the channels, which C++ reads where it lies.
-    most = 1.0 if (pixel_step(x) or 0) > x.shape[3] else crossover(weight)
-    dense = density_reasons(mask, most) if mask.is_cpu else []
+    sliced = not x.is_contiguous() and (pixel_step(x) or 0) > x.shape[3]
+    dense = density_reasons(mask, 1.0 if sliced else crossover(weight)) if mask.is_cpu else []
     if dense:
         return dense
     reasons = tensor_reasons(x, weight, mask, bias, residual, out)

@@ -60,16 +60,20 @@ def output_shape(
     x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> list[int]:
     """Return [H', W'] of the convolution of x (B, H, W, C) with a weight (O, C, k, k)."""
-    return [output_size(x.shape[d], weight.shape[d + 1], stride, padding, dilation) for d in (1, 2)]
+    _, height, width, _ = x.shape
+    _, _, down, right = weight.shape
+    return [
+        output_size(height, down, stride, padding, dilation),
+        output_size(width, right, stride, padding, dilation),
+    ]
 
 
 def check_mask(
     x: Tensor, weight: Tensor, mask: Tensor, stride: int, padding: int, dilation: int
 ) -> None:
     """Raise ValueError if the mask (B, H', W') is not at the resolution of the output."""
-    shape = output_shape(x, weight, stride, padding, dilation)
-    if list(mask.shape) != [x.shape[0], *shape] or mask.dtype != torch.bool:
-        expected = (x.shape[0], *shape)
+    expected = (x.shape[0], *output_shape(x, weight, stride, padding, dilation))
+    if mask.shape != expected or mask.dtype is not torch.bool:
         raise ValueError(f"the mask must be bool {expected}, not {mask.dtype} {tuple(mask.shape)}")
 
 
