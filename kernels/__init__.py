@@ -18,6 +18,7 @@ from robustdyn.kernels import (  # noqa: F401  (they register)
     cpp_more,
     cpp_recurrent,
     cpp_thin,
+    cpp_whole,
     cuda,
 )
 from robustdyn.kernels.affine import masked_affine_act

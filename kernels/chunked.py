@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustdyn.kernels.cpp_conv import density_reasons
+from robustdyn.kernels.cpp_conv import density_reasons, tensor_reasons, window_reasons
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.filling import check_fill
 from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
@@ -33,6 +33,8 @@ def _reasons(
         return [f"runs on the CPU, not on {x.device}"]
     if groups != 1:
         return ["has no groups"]
+    if not tensor_reasons(x, weight, mask, bias, residual) + window_reasons(weight):
+        return ["C++ is faster"]
     return density_reasons(mask, CROSSOVER)
 
 

@@ -1,4 +1,4 @@
-"""Convolution of the channels that each sample keeps, in C++: these alone, or all and then masked."""
+"""Convolution of the channels that each sample keeps, in C++: these alone, or all, then masked."""
 
 import ctypes
 

@@ -26,11 +26,11 @@ from robustdyn.kernels.native import (
 )
 from robustdyn.kernels.packing import blocks, packed
 
-# Above these active fractions torch's dense convolution and what follows it are faster: up to so
+# Above these active fractions torch's dense convolution and one pass after it are faster: up to so
 # many channels, measured on one thread with AVX-512 at 3x3.
 CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
-DEPTHWISE_CROSSOVER = 0.8
+DEPTHWISE_CROSSOVER = 0.6
 MOST_TAPS = 64  # as cpp/frame.h
 
 DTYPES = (torch.float32, torch.bool)

@@ -208,6 +208,8 @@ def test_full_masks_and_other_types_go_to_torch():
     x, weight, mask, _, options = _case(4, 8, 3, padding=1)
     full = torch.ones_like(mask)
     assert masked_conv2d.select(x, weight, full, **options).name == "torch"
+    everywhere = "torch" if native.native() is None else "whole"
+    assert masked_conv2d.select(x, weight, full, relu=True, **options).name == everywhere
     half = masked_conv2d.select(x.double(), weight.double(), mask & False, **options)
     assert half.name == "chunked"
     expected = "chunked" if native.native() is None else "cpp"

@@ -77,7 +77,8 @@ struct ThinConv {
 
 // [relu](scale * x + shift + residual) at the active positions.
 struct Affine {
-  const float *x, *scale, *shift;
+  const float* x;              // may be out
+  const float *scale, *shift;  // (channels); both absent: 1 and 0
   const uint8_t* mask;
   const float* residual;
   float* out;

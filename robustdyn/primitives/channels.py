@@ -17,6 +17,18 @@ from robustdyn.primitives.folding import Folded, folded
 from robustdyn.trace import mark_sparse, region
 
 
+class _After(NamedTuple):
+    """What follows the norm."""
+
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    residual: Tensor | None = None
+    relu: bool = False
+
+
+_NOTHING = _After()
+
+
 def masked_channels(
     layer: nn.Module,
     x: Tensor,
@@ -94,15 +106,6 @@ def _union(gates: Sequence[Decision]) -> Tensor:
     return reduce(torch.logical_or, [gate.kept for gate in gates])  # (B, G)
 
 
-class _After(NamedTuple):
-    """What follows the norm."""
-
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    residual: Tensor | None = None
-    relu: bool = False
-
-
 def _finished(y: Tensor, outputs: Decision | None, after: _After) -> Tensor:
     """What follows, for y that is masked already."""
     scale, shift, residual, relu = after
@@ -150,7 +153,7 @@ def _convolution(
     x: Tensor,
     outputs: Decision | None,
     inputs: Sequence[Decision],
-    after: _After = _After(),
+    after: _After = _NOTHING,
 ) -> Tensor:
     """The layer's kept outputs from the live inputs of each sample, and what follows."""
     count, channels = layer.weight.shape[:2]
