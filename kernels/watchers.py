@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Bound once: after a kernel that filled the caches, each step through a module is a wait for memory.
+# Bound once: after a kernel that filled the caches, a step through a module is a wait for memory.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _dispatch_modes = torch._C._len_torch_dispatch_stack
