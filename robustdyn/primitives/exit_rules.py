@@ -17,7 +17,7 @@ def confidence(thresholds: Tensor) -> Rule:
     Args:
         thresholds: (exits,), probabilities between 0 and 1.
     """
-    bars = torch.logit(thresholds)
+    bars = torch.logit(thresholds).unbind()
 
     def margin(logits: list[Tensor]) -> Tensor:
         return bars[len(logits) - 1] - confidence_logit(logits[-1])
@@ -29,7 +29,7 @@ def confidence_logit(logits: Tensor) -> Tensor:
     """Return the log-odds (B,) of the largest probability of softmax(logits), logits (B, K)."""
     top, index = logits.max(1, keepdim=True)
     others = logits.scatter(1, index, float("-inf"))
-    return top[:, 0] - others.logsumexp(1)
+    return top.squeeze(1) - others.logsumexp(1)
 
 
 def entropy(thresholds: Tensor) -> Rule:

@@ -64,7 +64,8 @@ def answer(
         rule, most_confident: as in `early_exits`.
     """
     _record(logits, gates)
-    answers = [*logits[:-1], _last_answer(logits, rule) if most_confident else logits[-1]]
+    last = _last_answer(torch.stack(logits, 1), rule) if most_confident else logits[-1]
+    answers = [*logits[:-1], last]
     out = torch.zeros_like(logits[0])
     reach = torch.ones_like(logits[0][:, 0])  # (B,)
     for answer, gate in zip(answers[len(logits) - 1 - len(gates) :], gates, strict=False):
@@ -81,19 +82,18 @@ def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) 
     for k, (segment, head) in enumerate(stages):
         x = segment(x)
         last = head(x)
-        history = last[:, None] if history is None else torch.cat([history, last[:, None]], 1)
-        logits = list(history.unbind(1))
+        each = last.unsqueeze(1)
+        history = each if history is None else torch.cat([history, each], 1)
         final = k == len(stages) - 1
-        answer = _last_answer(logits, rule) if final and most_confident else last
-        out = (
-            answer
-            if out is None or rows is None
-            else scatter_rows(answer, rows, out, in_place=True)
-        )
+        answer = _last_answer(history, rule) if final and most_confident else last
+        if out is None or rows is None:
+            out = answer
+        else:
+            out = scatter_rows(answer, rows, out, in_place=True)
         if final or k < first:
             continue
-        on = decide(f"exit{k}", rule(logits), kind="exit").kept
-        kept = on.nonzero().flatten()
+        on = decide(f"exit{k}", rule(list(history.unbind(1))), kind="exit").kept
+        kept = on.nonzero().squeeze(1)
         if len(kept) == len(on):
             continue
         if not len(kept):
@@ -101,8 +101,8 @@ def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) 
         if rows is None:
             rows, out = kept, out.clone()
         else:
-            rows = rows[kept]
-        x, history = _gather(x, kept), history[kept]
+            rows = rows.index_select(0, kept)
+        x, history = _gather(x, kept), history.index_select(0, kept)
     if out is None:
         raise ValueError("early_exits needs at least one segment")
     return out
@@ -114,13 +114,16 @@ def _gather(x: Any, rows: Tensor) -> Any:
     return tuple(gather_rows(part, rows) for part in x)
 
 
-def _last_answer(logits: list[Tensor], rule: Rule) -> Tensor:
-    """The last exit's logits where it is sure, else those of the most confident exit, (B, K)."""
-    unsure = rule(logits) > 0
-    best = confidence_logit(torch.cat(logits)).reshape(len(logits), -1).argmax(0)  # (B,)
-    chosen = torch.where(unsure, best, len(logits) - 1)
-    samples = torch.arange(len(chosen), device=chosen.device)
-    return torch.stack(logits)[chosen, samples]
+def _last_answer(history: Tensor, rule: Rule) -> Tensor:
+    """The last exit's logits where it is sure, else those of the most confident exit, (B, K).
+
+    `history` is the logits of all exits, (B, exits, K).
+    """
+    samples, exits, _ = history.shape
+    unsure = rule(list(history.unbind(1))) > 0
+    best = confidence_logit(history.flatten(0, 1)).unflatten(0, (samples, exits)).argmax(1)
+    chosen = torch.where(unsure, best, exits - 1)
+    return history[torch.arange(samples, device=history.device), chosen]
 
 
 def _record(logits: list[Tensor], gates: list[Decision]) -> None:
