@@ -75,34 +75,48 @@ def test_affine(force, fill, channels):
     torch.testing.assert_close(y, expected, equal_nan=True)
 
 
+SHAPES = {  # window, stride, padding, dilation
+    "1x1": (1, 1, 0, 1),
+    "3x3": (3, 1, 1, 1),
+    "3x3, stride 2": (3, 2, 1, 1),
+    "3x3, dilation 2": (3, 1, 2, 2),
+    "5x5, stride 3": (5, 3, 2, 1),
+}
+
+
 @pytest.mark.parametrize("density", [-1.0, 0.4, 2.0])
-@pytest.mark.parametrize("size", [(9, 7), (1, 1)])
-@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("size", [(9, 7), (4, 4), (2, 3), (1, 1)])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("which", ["inputs", "outputs", "both"])
 @pytest.mark.parametrize("how", ["cpp", "whole"])
-@pytest.mark.parametrize("after", [(), ("scale", "shift"), ("residual",), ("scale", "residual")])
-def test_channels_of_each_sample(force, density, size, kernel_size, which, how, after):
+@pytest.mark.parametrize("after", [False, True])
+def test_channels_of_each_sample(force, density, size, shape, which, how, after):
     kernel = force(kernels.channel_masked_conv2d, how)
-    x, weight, bias = (
-        torch.randn(3, *size, 6),
-        torch.randn(21, 6, *[kernel_size] * 2),
-        torch.randn(21),
-    )
+    window, *geometry = SHAPES[shape]
+    x, weight, bias = torch.randn(3, *size, 6), torch.randn(21, 6, window, window), torch.randn(21)
     live = torch.rand(3, 6) < density if which != "outputs" else None
     kept = torch.rand(3, 21) < density if which != "inputs" else None
     x = x if live is None else x * live[:, None, None]
-    stride, padding = (2, 1) if kernel_size == 3 else (1, 0)
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).permute(0, 2, 3, 1)
-    scale = torch.randn(3, 21) if "scale" in after else None
-    shift = torch.randn(21) if "shift" in after else None
-    residual = torch.randn(y.shape) if "residual" in after else None
-    expected = y if scale is None else y * scale[:, None, None]
-    expected = expected if shift is None else expected + shift
-    expected = expected if kept is None else expected * kept[:, None, None]
-    expected = expected if residual is None else expected + residual
-    options = {"relu": True, "stride": stride, "padding": padding}
-    got = kernel(x, weight, live, kept, bias, scale, shift, residual, **options)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, *geometry).permute(0, 2, 3, 1)
+    then = (torch.randn(3, 21), torch.randn(21), torch.randn(y.shape)) if after else ()
+    scale, shift, residual = then or (torch.ones(3, 21), 0, 0)
+    keep = 1 if kept is None else kept[:, None, None]
+    expected = keep * (y * scale[:, None, None] + shift) + residual
+    options = dict(zip(("stride", "padding", "dilation"), geometry, strict=True))
+    got = kernel(x, weight, live, kept, bias, *then, relu=True, **options)
     torch.testing.assert_close(got, expected.relu(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["cpp", "whole"])
+@pytest.mark.parametrize("size", [7, 4])
+def test_closed_channels_are_left_out_whatever_they_are(force, how, size):
+    kernel = force(kernels.channel_masked_conv2d, how)
+    x, weight = torch.randn(2, size, size, 5), torch.randn(9, 5, 3, 3)
+    kept, residual = torch.rand(2, 9) < 0.5, torch.randn(2, size, size, 9)
+    weight[0], kept[:, 0] = float("inf"), False
+    y = kernel(x, weight, None, kept, None, None, None, residual, padding=1)
+    closed = ~kept[:, None, None].expand_as(y)
+    assert torch.equal(y[closed], residual[closed])
 
 
 def _entries(batch, height, width, outputs, density):
@@ -151,6 +165,10 @@ def test_an_output_without_positions():
         for implementation in kernel.implementations:
             if implementation.name == "cpp" and native.native() is not None:
                 assert implementation.run(x, weight, mask).shape == (2, 0, 0, 4)
+    kernel, kept = kernels.channel_masked_conv2d, torch.ones(2, 4, dtype=torch.bool)
+    for implementation in kernel.implementations:
+        if implementation.name == "cpp" and native.native() is not None:
+            assert implementation.run(x, weight, kept, kept).shape == (2, 0, 0, 4)
 
 
 def test_a_window_has_a_bit_for_each_of_its_taps():

@@ -212,6 +212,7 @@ inline void convolve_planes(const ChannelConv& p, const Planes& planes, const Co
 
 void channels(const ChannelConv& p) {
   const int64_t places = p.height * p.width, positions = p.out_height * p.out_width;
+  if (!positions) return;  // the window may be larger than the image: no plane has room for it
   const Planes planes(p);
   const Columns columns(p);
   const bool small = is_small(p);
