@@ -109,14 +109,18 @@ def test_channels_of_each_sample(force, density, size, shape, which, how, after)
 
 @pytest.mark.parametrize("how", ["cpp", "whole"])
 @pytest.mark.parametrize("size", [7, 4])
-def test_closed_channels_are_left_out_whatever_they_are(force, how, size):
+@pytest.mark.parametrize("alone", [False, True])
+def test_closed_channels_are_left_out_whatever_they_are(force, how, size, alone):
     kernel = force(kernels.channel_masked_conv2d, how)
     x, weight = torch.randn(2, size, size, 5), torch.randn(9, 5, 3, 3)
     kept, residual = torch.rand(2, 9) < 0.5, torch.randn(2, size, size, 9)
     weight[0], kept[:, 0] = float("inf"), False
-    y = kernel(x, weight, None, kept, None, None, None, residual, padding=1)
+    y = kernel(x, weight, None, kept, None, None, None, None if alone else residual, padding=1)
     closed = ~kept[:, None, None].expand_as(y)
-    assert torch.equal(y[closed], residual[closed])
+    assert torch.equal(y[closed], residual[closed] * (not alone))
+    dense = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+    dense = dense if alone else dense + residual
+    torch.testing.assert_close(y[~closed], dense[~closed], rtol=1e-4, atol=1e-4)
 
 
 def _entries(batch, height, width, outputs, density):

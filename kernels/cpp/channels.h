@@ -216,6 +216,7 @@ void channels(const ChannelConv& p) {
   const Planes planes(p);
   const Columns columns(p);
   const bool small = is_small(p);
+  const bool masked_only = !p.bias && !p.scale && !p.shift && !p.residual && !p.relu;
   const bool copy = 4 * vectors(columns.count) <= 3 * vectors(planes.count);
   const List<int32_t> permuted = small ? permutations(p) : List<int32_t>();
 #pragma omp parallel num_threads(p.threads)
@@ -227,13 +228,16 @@ void channels(const ChannelConv& p) {
       float* out = p.out + b * positions * p.outputs;
       const auto live = listed(p.inputs ? p.inputs + b * p.channels : nullptr, p.channels);
       auto kept = listed(p.kept ? p.kept + b * p.outputs : nullptr, p.outputs);
+      if (masked_only && static_cast<int64_t>(kept.size()) < p.outputs) {
+        std::memset(out, 0, positions * p.outputs * sizeof(float));
+      }
       if (!kept.empty() && small) {
         copy_channels(p, x, live, copied);
         convolve_small(p, permuted, live, copied.data(), kept, out);
       } else if (!kept.empty()) {
         convolve_planes(p, planes, copy ? &columns : nullptr, x, live, kept, copied, ordered, out);
       }
-      finish_sample(p, b);
+      if (!masked_only) finish_sample(p, b);
     }
   }
 }
