@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import grad as dense_grad
 
 from robustdyn.kernels.dispatch import kernel
+from robustdyn.kernels.filling import where
 from robustdyn.kernels.operators import operator
 from robustdyn.kernels.reference_gradient import reference_gradient
 
@@ -35,7 +35,7 @@ def masked_conv2d_input_grad(
         size: [H, W] of the input.
         stride, padding, dilation, groups: of the convolution.
     """
-    outer = torch.where(mask[..., None], grad, 0).permute(0, 3, 1, 2)
+    outer = where(mask[..., None], grad).permute(0, 3, 1, 2)
     shape = [grad.shape[0], weight.shape[1] * groups, *size]
     inner = dense_grad.conv2d_input(shape, weight, outer, stride, padding, dilation, groups)
     return inner.permute(0, 2, 3, 1).contiguous()

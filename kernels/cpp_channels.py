@@ -11,6 +11,7 @@ from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
+from robustdyn.kernels.shapes import check_shape
 
 # From these active fractions of the weights on, it is faster to compute all and mask it then.
 CROSSOVER = 0.6
@@ -77,6 +78,8 @@ def _kept(
     size = (*size, len(weight))
     y = x.new_empty(x.shape[0], *size)
     sizes = (*x.shape, *size, *weight.shape[2:], stride, padding, dilation, relu)
+    check_shape("x", x, *x.shape[:3], weight.shape[1])
+    check_shape("the live inputs", inputs, *x.shape[::3])
     _run("channels", (x, weight, inputs, outputs, *after), y, sizes)
     return y
 
@@ -116,6 +119,13 @@ def _whole(
 
 def _run(name: str, tensors: tuple[Tensor | None, ...], y: Tensor, sizes: tuple[int, ...]) -> None:
     ready = [plain(tensor) for tensor in tensors] + [None] * (8 - len(tensors))
+    batch, *_, count = y.shape
+    _, _, _, kept, bias, scale, shift, residual = ready
+    check_shape("the kept outputs", kept, batch, count)
+    check_shape("the bias", bias, count)
+    check_shape("the scale", scale, batch, count)
+    check_shape("the shift", shift, count)
+    check_shape("the residual", residual, *y.shape)
     pointing = [pointer(tensor) for tensor in (*ready, y)]
     library().call(name, ChannelCall(*pointing, *sizes, threads()))
 

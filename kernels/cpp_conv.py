@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robustdyn.kernels.conv_gradient import masked_conv2d_input_grad
 from robustdyn.kernels.depthwise import masked_depthwise_conv2d
+from robustdyn.kernels.dilation import mask_dilate
 from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
@@ -25,12 +26,16 @@ from robustdyn.kernels.native import (
     why_not,
 )
 from robustdyn.kernels.packing import blocks, packed
+from robustdyn.kernels.shapes import check_shape
 
 # Above these active fractions torch's dense convolution and one pass after it are faster: up to so
 # many channels, measured on one thread with AVX-512 at 3x3.
 CROSSOVERS = ((24, 0.6), (48, 0.85))
 CROSSOVER = 0.95  # with more channels
 DEPTHWISE_CROSSOVER = 0.6
+# The same of the inputs that the gradient reaches, which of random masks are nearly all.
+TOUCHED = ((24, 0.1), (48, 0.5), (96, 0.8))
+MOST_TOUCHED = 0.95
 MOST_TAPS = 64  # as cpp/frame.h
 
 DTYPES = (torch.float32, torch.bool)
@@ -118,7 +123,15 @@ def _gradient_reasons(
     grad: Tensor, weight: Tensor, mask: Tensor, size: list[int], *, stride: int = 1, **_: Any
 ) -> list[str]:
     reasons = tensor_reasons(grad, weight, mask) + window_reasons(weight)
-    return reasons or density_reasons(mask, crossover(weight) / stride**2)
+    if reasons:
+        return reasons
+    fewer = min(weight.shape[:2])
+    most = next((most for channels, most in TOUCHED if fewer <= channels), MOST_TOUCHED) / stride
+    if count(mask) <= most * mask.numel():
+        touched = mask_dilate.reference(mask, weight.shape[2] | 1, stride=stride)
+        if count(touched) <= most * touched.numel():
+            return []
+    return [f"a gradient reaches more than {most:.0%} of the inputs: dense is faster"]
 
 
 def _conv(
@@ -143,6 +156,10 @@ def _conv(
     mask = mask.contiguous()
     bias, residual = plain(bias), plain(residual)
     outputs, depth, *window = weight.shape
+    check_shape("x", x, *x.shape[:3], depth * groups)
+    check_shape("the bias", bias, outputs)
+    check_shape("the residual", residual, *mask.shape, outputs)
+    check_shape("out", out, *mask.shape, outputs)
     depthwise = depth == 1 and outputs == groups
     if depthwise:
         ready = packed(weight, "depthwise", 1, lambda w, _: w.flatten(1).t().contiguous())
@@ -177,6 +194,7 @@ def _input_grad(
     lib = library()
     grad, mask = grad.contiguous(), mask.contiguous()
     outputs, depth, *window = weight.shape
+    check_shape("the gradient", grad, *mask.shape, outputs)
     ready = packed(weight, f"gradient {groups}", lib.width, lambda w, n: _backward(w, n, groups))
     inner = grad.new_empty(grad.shape[0], *size, depth * groups)
     arguments = (grad, ready, mask, None, None, inner)

@@ -11,6 +11,7 @@ from robustdyn.kernels.linear import masked_linear
 from robustdyn.kernels.masks import block_size
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
+from robustdyn.kernels.shapes import check_shape
 
 CROSSOVER = 0.75  # with more outputs kept, torch's product is faster
 ALIASED, APART = 256, 16  # rows a multiple of so many floats apart share few places of the cache
@@ -48,6 +49,8 @@ def _linear(
     ready = packed(weight, "linear", min(library().width, MOST_LANES), _in_vectors)
     outputs, depth = weight.shape
     block_size(kept, outputs)
+    check_shape("x", x, len(kept), depth)
+    check_shape("the bias", bias, outputs)
     y = x.new_empty(len(x), outputs)
     x = F.pad(x, (0, APART)) if depth % ALIASED == 0 else x.contiguous()
     arguments = (x, ready, plain(kept), plain(bias), y)

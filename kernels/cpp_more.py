@@ -21,6 +21,7 @@ from robustdyn.kernels.entry_conv import check_entries, entry_masked_conv2d
 from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.native import integers, pixels, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
+from robustdyn.kernels.shapes import check_shape
 
 ENTRY_CROSSOVER = 0.9  # from this active fraction on, torch's dense operations are faster
 ENTRY_WINDOW = 30  # with smaller windows it is always dense
@@ -72,6 +73,10 @@ def _entry_conv(
     check_entries(x, weight, mask, stride, padding)
     lib = library()
     outputs, depth, *window = weight.shape
+    check_shape("x", x, *x.shape[:3], depth)
+    check_shape("the residual", residual, *mask.shape)
+    check_shape("the scale", scale, outputs)
+    check_shape("the shift", shift, outputs)
     ready = packed(weight, "entries", lib.width, _entry_weight)
     y = x.new_empty(mask.shape)
     x, step = pixels(x)
@@ -114,6 +119,11 @@ def _affine(
     out: Tensor | None = None,
 ) -> Tensor:
     check_fill(fill, residual)
+    check_shape("the scale", scale, x.shape[3])
+    check_shape("the shift", shift, x.shape[3])
+    check_shape("the mask", mask, *x.shape[:3])
+    check_shape("the residual", residual, *x.shape)
+    check_shape("out", out, *x.shape)
     y = x.new_empty(x.shape) if out is None else out
     arguments = (*[plain(a) for a in (x, scale, shift, mask, residual)], y)
     options = (mask.numel(), x.shape[3], relu, FILLS.index(fill), threads())

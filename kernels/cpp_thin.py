@@ -10,6 +10,7 @@ from robustdyn.kernels.dispatch import Implementation
 from robustdyn.kernels.masked_conv import output_shape
 from robustdyn.kernels.native import integers, plain, pointer, pointers, threads
 from robustdyn.kernels.packing import packed
+from robustdyn.kernels.shapes import check_shape
 from robustdyn.kernels.thin_conv import thin_conv2d
 
 MOST_OUTPUTS = 4  # with more, torch's dense convolution is faster
@@ -35,6 +36,8 @@ def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
     outputs, depth, *window = weight.shape
+    check_shape("x", x, *x.shape[:3], depth)
+    check_shape("the bias", bias, outputs)
     ready = packed(weight, "thin", 1, lambda w, _: w.permute(0, 2, 3, 1).contiguous())
     x, bias = x.contiguous(), plain(bias)
     y = x.new_empty(len(x), *output_shape(x, weight, stride, padding), outputs)

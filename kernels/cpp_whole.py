@@ -13,6 +13,7 @@ from robustdyn.kernels.filling import FILLS, check_fill
 from robustdyn.kernels.masked_conv import check_mask, masked_conv2d
 from robustdyn.kernels.masks import count
 from robustdyn.kernels.native import plain, pointer, threads
+from robustdyn.kernels.shapes import check_shape
 
 
 def _reasons(
@@ -50,6 +51,8 @@ def _conv(
     check_mask(x, weight, mask, stride, padding, dilation)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, dilation, groups)
     y = y.permute(0, 2, 3, 1).contiguous()
+    check_shape("the residual", residual, *y.shape)
+    check_shape("out", out, *y.shape)
     out = y if out is None else out
     mask, residual = mask.contiguous(), plain(residual)
     arguments = (y, None, None, mask, residual, out)

@@ -214,3 +214,17 @@ def test_full_masks_and_other_types_go_to_torch():
     assert half.name == "chunked"
     expected = "chunked" if native.native() is None else "cpp"
     assert masked_conv2d.select(x, weight, mask & False, **options).name == expected
+
+
+def test_what_a_gradient_reaches_decides_not_the_mask():
+    """Positions that lie far apart reach many inputs, positions of a block few more than it has."""
+    grad, weight = torch.randn(1, 24, 24, 64), torch.randn(64, 64, 3, 3)
+    apart, block = torch.zeros(2, 1, 24, 24, dtype=torch.bool)
+    apart[:, ::3, ::3] = True
+    block[:, :8, :8] = True
+    assert apart.sum() == block.sum()
+    names = [
+        masked_conv2d_input_grad.select(grad, weight, mask, [24, 24], padding=1).name
+        for mask in (apart, block)
+    ]
+    assert names == ["torch", "torch" if native.native() is None else "cpp"]

@@ -160,6 +160,44 @@ def test_entries_need_a_mask_of_the_output(force):
             kernel(x, weight, torch.ones(shape, dtype=torch.bool))
 
 
+def _wrong_shapes():
+    """Calls that would read beyond a tensor: kernel, arguments, what is wrong."""
+    x, weight, mask = torch.randn(2, 5, 5, 4), torch.randn(4, 4, 3, 3), torch.ones(2, 5, 5).bool()
+    flags, vector, small = torch.ones(2, 4).bool(), torch.randn(4), torch.randn(3)
+    thick, linear = torch.randn(4, 8, 3, 3), torch.randn(4, 4)
+    for kernel in ("masked_conv2d", "masked_conv2d_input_grad"):
+        last = ([5, 5],) if kernel.endswith("grad") else ()
+        yield kernel, (torch.randn(2, 5, 5, 3), weight, mask, *last), {"padding": 1}
+    yield "masked_conv2d", (x, weight, mask, small), {"padding": 1}
+    yield "masked_conv2d", (x, weight, mask, None, x[:1]), {"padding": 1}
+    yield "masked_depthwise_conv2d", (x, weight[:, :1], mask, small), {"padding": 1}
+    yield "masked_affine_act", (x, small, vector, mask), {}
+    yield "masked_affine_act", (x, vector, vector, mask[:1]), {}
+    for wrong in ((x, thick), (x, weight, flags[:1]), (x, weight, None, flags[:, :3])):
+        yield "channel_masked_conv2d", wrong, {"padding": 1}
+    after = {"bias": small, "scale": linear[:1], "shift": small, "residual": x[:1]}
+    for k in range(4):
+        given = [value if k == j else None for j, value in enumerate(after.values())]
+        yield "channel_masked_conv2d", (x, weight, None, flags, *given), {"padding": 1}
+    entries = torch.ones(2, 5, 5, 4).bool()
+    yield "entry_masked_conv2d", (x, thick, entries), {"padding": 1}
+    yield "entry_masked_conv2d", (x, weight, entries, x[:1]), {"padding": 1}
+    yield "entry_masked_conv2d", (x, weight, entries, None, small), {"padding": 1}
+    yield "thin_conv2d", (x, thick), {"padding": 1}
+    yield "thin_conv2d", (x, weight, small), {"padding": 1}
+    yield "masked_linear", (torch.randn(2, 3), linear, None, flags), {}
+    yield "masked_linear", (torch.randn(2, 4), linear, None, flags, small), {}
+
+
+@pytest.mark.skipif(native.native() is None, reason="no C++ library")
+@pytest.mark.parametrize(("name", "arguments", "options"), list(_wrong_shapes()))
+def test_cpp_reads_nothing_beyond_a_tensor(name, arguments, options):
+    for implementation in kernels.get_kernel(name).implementations:
+        if implementation.name == "cpp":
+            with pytest.raises(ValueError, match=r"must be \(.*, not \("):
+                implementation.run(*arguments, **options)
+
+
 def test_an_output_without_positions():
     x, weight = torch.randn(2, 2, 2, 4), torch.randn(4, 4, 3, 3)
     for kernel, mask in (

@@ -218,7 +218,7 @@ void channels(const ChannelConv& p) {
   const bool small = is_small(p);
   const bool masked_only = !p.bias && !p.scale && !p.shift && !p.residual && !p.relu;
   const bool copy = 4 * vectors(columns.count) <= 3 * vectors(planes.count);
-  const List<int32_t> permuted = small ? permutations(p) : List<int32_t>();
+  const List<int32_t> sources = small ? permutations(p) : List<int32_t>();
 #pragma omp parallel num_threads(p.threads)
   {
     List<float> copied, ordered;
@@ -233,7 +233,7 @@ void channels(const ChannelConv& p) {
       }
       if (!kept.empty() && small) {
         copy_channels(p, x, live, copied);
-        convolve_small(p, permuted, live, copied.data(), kept, out);
+        convolve_small(p, sources, live, copied.data(), kept, out);
       } else if (!kept.empty()) {
         convolve_planes(p, planes, copy ? &columns : nullptr, x, live, kept, copied, ordered, out);
       }

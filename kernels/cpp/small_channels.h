@@ -39,13 +39,13 @@ inline void copy_channels(const ChannelConv& p, const float* x, const List<int32
   }
 }
 
-// kSharing outputs at all positions. TAPS is their number, 0 if it is not known.
+// kSharing outputs at all positions. TAPS is the number of taps, 0 if it is not known.
 template <int TAPS>
-inline void convolve_together(const ChannelConv& p, const List<int32_t>& permuted,
+inline void convolve_together(const ChannelConv& p, const List<int32_t>& sources,
                               const List<int32_t>& live, const float* from, const int32_t* kept,
                               float* out) {
-  const int64_t taps = TAPS ? TAPS : permuted.size() / WIDTH, depth = live.size();
-  const Integers* const places = reinterpret_cast<const Integers*>(permuted.data());
+  const int64_t taps = TAPS ? TAPS : sources.size() / WIDTH, depth = live.size();
+  const Integers* const places = reinterpret_cast<const Integers*>(sources.data());
   const float* weights[kSharing];
   for (int o = 0; o < kSharing; ++o) weights[o] = p.weight + kept[o] * p.channels * taps;
   Vec sums[kSharing] = {};
@@ -54,7 +54,7 @@ inline void convolve_together(const ChannelConv& p, const List<int32_t>& permute
     const int64_t first = live[k] * taps;
 #pragma GCC unroll 9
     for (int64_t t = 0; t < taps; ++t) {
-      const Vec values = __builtin_shuffle(channel, Vec{}, places[t]);
+      const Vec values = permuted(channel, places[t]);
 #pragma GCC unroll 8
       for (int o = 0; o < kSharing; ++o) sums[o] += weights[o][first + t] * values;
     }
@@ -68,13 +68,13 @@ inline void convolve_together(const ChannelConv& p, const List<int32_t>& permute
 }
 
 // All kept outputs, at least one, of one sample.
-inline void convolve_small(const ChannelConv& p, const List<int32_t>& permuted,
+inline void convolve_small(const ChannelConv& p, const List<int32_t>& sources,
                            const List<int32_t>& live, const float* from, List<int32_t>& kept,
                            float* out) {
   while (kept.size() % kSharing) kept.push_back(kept.back());  // writes the same once more
-  const auto run = permuted.size() == 9 * WIDTH ? convolve_together<9> : convolve_together<0>;
+  const auto run = sources.size() == 9 * WIDTH ? convolve_together<9> : convolve_together<0>;
   for (std::size_t o = 0; o < kept.size(); o += kSharing) {
-    run(p, permuted, live, from, &kept[o], out);
+    run(p, sources, live, from, &kept[o], out);
   }
 }
 

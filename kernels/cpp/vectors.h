@@ -103,6 +103,17 @@ inline Integers flags(const uint8_t* mask) {
   return __builtin_convertvector(*reinterpret_cast<const Bytes*>(mask), Integers);
 }
 
+// For each entry of `from`, that entry of the value; 0 for WIDTH.
+inline Vec permuted(Vec value, Integers from) {
+#ifdef __clang__
+  Vec found = {};
+  for (int k = 0; k < WIDTH; ++k) found[k] = from[k] < WIDTH ? value[from[k]] : 0.0f;
+  return found;
+#else
+  return __builtin_shuffle(value, Vec{}, from);
+#endif
+}
+
 // The value where the mask is on, 0 elsewhere.
 inline Vec masked(Vec value, Integers on) { return on != 0 ? value : Vec{}; }
 
