@@ -74,8 +74,7 @@ def _kept(
     padding: int = 0,
     dilation: int = 1,
 ) -> Tensor:
-    size = output_shape(x, weight, stride, padding, dilation)
-    size = (*size, len(weight))
+    size = (*output_shape(x, weight, stride, padding, dilation), len(weight))
     y = x.new_empty(x.shape[0], *size)
     sizes = (*x.shape, *size, *weight.shape[2:], stride, padding, dilation, relu)
     check_shape("x", x, *x.shape[:3], weight.shape[1])
