@@ -111,13 +111,15 @@ def ascend(
                 verdict = seen.verdict
                 if curve is not None:
                     curve.add(drawn, seen.value)
-            better = verdict.score > score[rows]
-            best[rows[better]] = here[better]
-            score[rows[better]] = verdict.score[better]
-            reached[rows] |= verdict.reached
+            own = rows[: running.count]  # a repeated row may round otherwise: it does not count
+            scores, done = verdict.score[: running.count], verdict.reached[: running.count]
+            better = scores > score[own]
+            best[own[better]] = here[: running.count][better]
+            score[own[better]] = scores[better]
+            reached[own] |= done
             if seen is not None:
                 running.step(method, number, seen, constrained=objective.constraint is not None)
-            if verdict.reached.any() and not running.drop(reached, x, threat):
+            if done.any() and not running.drop(reached, x, threat):
                 break
     return Found(best, score, reached)
 

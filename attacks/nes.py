@@ -61,12 +61,13 @@ def nes(
     here, gathered = x.clone(), torch.zeros_like(x)
     asked, number = 1, 0
 
-    def ask(candidate: Tensor, rows: Tensor) -> Tensor:
+    def ask(candidate: Tensor, rows: Tensor, count: int) -> Tensor:
         verdict = judge(model, candidate, y[rows], goal)
-        better = verdict.score > score[rows]
-        best[rows[better]] = candidate[better]
-        score[rows[better]] = verdict.score[better]
-        reached[rows[better]] |= verdict.reached[better]
+        scores, own = verdict.score[:count], rows[:count]
+        better = scores > score[own]
+        best[own[better]] = candidate[:count][better]
+        score[own[better]] = scores[better]
+        reached[own[better]] |= verdict.reached[:count][better]
         return verdict.score
 
     while asked + 2 * pairs < queries + 1:
@@ -80,13 +81,14 @@ def nes(
         for pair in range(pairs):
             way = normal(each, origin, stream=_DRAWS + number * pairs + pair)
             probe = spread * threat.eps * way / _usual_length(origin, threat.norm)
-            up, down = (ask(limits.project(centre + s * probe, origin), rows) for s in (1, -1))
+            tried = (limits.project(centre + s * probe, origin) for s in (1, -1))
+            up, down = (ask(candidate, rows, len(left)) for candidate in tried)
             sign = (up > down).to(way) - (up < down).to(way)
             estimate = estimate + over_values(sign, way) * way
         momentum = _MOMENTUM * gathered[rows] + (1 - _MOMENTUM) * estimate
-        gathered[rows] = momentum
+        gathered[left] = momentum[: len(left)]
         stride = step * threat.eps * steepest(momentum, threat.norm)
-        here[rows] = limits.project(centre + stride, origin)
+        here[left] = limits.project(centre + stride, origin)[: len(left)]
         asked, number = asked + 2 * pairs, number + 1
     return best
 

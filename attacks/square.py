@@ -106,11 +106,12 @@ def random_search(
             change = move(layout, layout.spread(here - origin), threat, share, drawn)
         candidate = limits.project(origin + layout.gather(change), origin)
         verdict = judge(model, candidate, y[rows], objective)
-        good = (verdict.score >= found[rows]) & (verdict.score > -torch.inf)
-        best[rows[good]] = candidate[good]
-        found[rows[good]] = verdict.score[good]
-        if (good & verdict.reached).any():
-            reached[rows[good]] |= verdict.reached[good]
+        own, scores, done = rows[:count], verdict.score[:count], verdict.reached[:count]
+        good = (scores >= found[own]) & (scores > -torch.inf)
+        best[own[good]] = candidate[:count][good]
+        found[own[good]] = scores[good]
+        if (good & done).any():
+            reached[own[good]] |= done[good]
             left = (~reached[rows[:count]]).nonzero().flatten()
             count, rows = len(left), rows[filled_up(left)] if len(left) else rows
     return Found(best, found, reached)

@@ -10,8 +10,11 @@ from torch import nn
 
 import robustdyn as rd
 from robustdyn import attacks
+from robustdyn.attacks.adam import AdamStep
+from robustdyn.attacks.ascent import ascend
 from robustdyn.attacks.draws import sample_seeds, uniform
-from robustdyn.attacks.objectives import class_margin
+from robustdyn.attacks.objectives import class_margin, get_objective
+from robustdyn.attacks.square import random_search
 
 NAMES = [attack.name for attack in attacks.list_attacks() if not attack.needs]
 FAST = {
@@ -109,6 +112,32 @@ def test_a_sample_is_attacked_alike_in_any_batch(name, threat):
         for k in range(0, len(x), 7)
     ]
     assert torch.equal(torch.cat(parts), together)
+
+
+class OpenWhereRepeated(Toy):
+    """Its gate opens from the fourth row on, so for rows that only fill a batch of three up."""
+
+    def forward(self, x):
+        flat = self.norm(x).flatten(1)
+        margin = 0 * flat.sum(1) - 1 + 2 * (torch.arange(len(x)) >= 3)
+        with rd.region(rd.decide("gate", margin, kind="skip").share()):
+            y = self.linear(flat)
+        return self.linear(flat) + 0 * y
+
+
+def test_rows_that_fill_a_batch_up_are_not_judged():
+    """Results of a sample's repetitions, which may round otherwise, are none of the sample's."""
+    x, y = batch(3)
+    model, threat, objective = OpenWhereRepeated().eval(), THREATS[0], get_objective("compute")
+    limits = {"threat": threat, "objective": objective, "seeds": range(3)}
+    with rd.trace() as passed:
+        model(x)
+    climbed = ascend(AdamStep(0.01, 0.0), model, x, y, **limits, steps=2)
+    asked = random_search(model, x, y, **limits, queries=5)
+    for found in (climbed, asked):
+        assert torch.equal(found.score, passed.macs())
+        assert not found.reached.any()
+    assert torch.equal(run("nes", model, x, y, threat, objective="compute"), x)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *FOREIGN])
