@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustdyn.decision import Decision, Exit
 from robustdyn.execution import is_sparse
-from robustdyn.kernels import gather_rows, scatter_rows
+from robustdyn.kernels import gather_rows
 from robustdyn.primitives.exit_rules import Rule, confidence_logit
 from robustdyn.trace import decide, mark_sparse, record_exit, region
 
@@ -89,7 +89,7 @@ def _sparse(x: Any, stages: list, rule: Rule, most_confident: bool, first: int) 
         if out is None or rows is None:
             out = answer
         else:
-            out = scatter_rows(answer, rows, out, in_place=True)
+            out.index_copy_(0, rows, answer)  # too small for a kernel
         if final or k < first:
             continue
         on = decide(f"exit{k}", rule(list(history.unbind(1))), kind="exit").kept
