@@ -66,9 +66,9 @@ class Kernel:
 
     def select(self, *args: Any, **kwargs: Any) -> Implementation:
         """Return the implementation that a call with these arguments runs."""
-        on_cpu = args[0].is_cpu
         for implementation in self.implementations:
-            if implementation.device and (on_cpu or args[0].device.type != implementation.device):
+            device = implementation.device
+            if device and (args[0].is_cpu or args[0].device.type != device):
                 continue
             if not implementation.not_supported_reasons(*args, **kwargs):
                 return implementation

@@ -136,13 +136,15 @@ def test_boosted_saliency_scales_what_is_kept():
     conv = BoostedConv(2, 6).eval()
     torch.nn.init.normal_(conv.predict.bias)
     torch.nn.init.normal_(conv.shift)
-    x = torch.randn(3, 2, 5, 5)
-    y, gate = conv(x, [], "gate")
-    margin = x.abs().mean((2, 3)) / (1 + 1e-5) ** 0.5 @ conv.predict.weight.T + conv.predict.bias
+    x, residual = torch.rand(3, 2, 5, 5), torch.randn(3, 6, 5, 5)
+    gate = conv.gate(x, "gate")
+    y = conv(x, gate, [], residual)
+    margin = x.mean((2, 3)) / (1 + 1e-5) ** 0.5 @ conv.predict.weight.T + conv.predict.bias
     torch.testing.assert_close(gate.margin, margin)
     whole = F.softplus(margin)[:, :, None, None] * conv.norm(conv.conv(x))
     whole = whole + conv.shift[:, None, None]
-    torch.testing.assert_close(y, torch.where((margin > 0)[:, :, None, None], whole, 0.0))
+    kept = torch.where((margin > 0)[:, :, None, None], whole, 0.0)
+    torch.testing.assert_close(y, (kept + residual).relu())
     assert gate.kept.any()
     assert not gate.kept.all()
 
