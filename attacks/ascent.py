@@ -111,15 +111,14 @@ def ascend(
                 verdict = seen.verdict
                 if curve is not None:
                     curve.add(drawn, seen.value)
-            own = rows[: running.count]  # a repeated row may round otherwise: it does not count
-            scores, done = verdict.score[: running.count], verdict.reached[: running.count]
-            better = scores > score[own]
+            verdict, own = verdict.first(running.count), rows[: running.count]
+            better = verdict.score > score[own]
             best[own[better]] = here[: running.count][better]
-            score[own[better]] = scores[better]
-            reached[own] |= done
+            score[own[better]] = verdict.score[better]
+            reached[own] |= verdict.reached
             if seen is not None:
                 running.step(method, number, seen, constrained=objective.constraint is not None)
-            if done.any() and not running.drop(reached, x, threat):
+            if verdict.reached.any() and not running.drop(reached, x, threat):
                 break
     return Found(best, score, reached)
 

@@ -22,6 +22,13 @@ class Verdict(NamedTuple):
     score: Tensor
     reached: Tensor
 
+    def first(self, count: int) -> "Verdict":
+        """Return that of the first `count` rows: of rows that are filled up, those that count.
+
+        A repeated row may round otherwise, and which of several is kept would be a race.
+        """
+        return Verdict(self.score[:count], self.reached[:count])
+
 
 class Look(NamedTuple):
     """One look at the model.
@@ -50,7 +57,7 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdi
 def judge_all(model: nn.Module, x: Tensor, y: Tensor, objective: Objective) -> Verdict:
     """Return `judge` of a whole batch (B, ...), filled up as `filled_up` does."""
     rows = filled_up(torch.arange(len(x), device=x.device))
-    return Verdict(*(part[: len(x)] for part in judge(model, x[rows], y[rows], objective)))
+    return judge(model, x[rows], y[rows], objective).first(len(x))
 
 
 def look(

@@ -63,11 +63,11 @@ def nes(
 
     def ask(candidate: Tensor, rows: Tensor, count: int) -> Tensor:
         verdict = judge(model, candidate, y[rows], goal)
-        scores, own = verdict.score[:count], rows[:count]
-        better = scores > score[own]
+        found, own = verdict.first(count), rows[:count]
+        better = found.score > score[own]
         best[own[better]] = candidate[:count][better]
-        score[own[better]] = scores[better]
-        reached[own[better]] |= verdict.reached[:count][better]
+        score[own[better]] = found.score[better]
+        reached[own[better]] |= found.reached[better]
         return verdict.score
 
     while asked + 2 * pairs < queries + 1:

@@ -105,13 +105,12 @@ def random_search(
             move = linf_window if threat.norm == "linf" else mass_window
             change = move(layout, layout.spread(here - origin), threat, share, drawn)
         candidate = limits.project(origin + layout.gather(change), origin)
-        verdict = judge(model, candidate, y[rows], objective)
-        own, scores, done = rows[:count], verdict.score[:count], verdict.reached[:count]
-        good = (scores >= found[own]) & (scores > -torch.inf)
+        verdict, own = judge(model, candidate, y[rows], objective).first(count), rows[:count]
+        good = (verdict.score >= found[own]) & (verdict.score > -torch.inf)
         best[own[good]] = candidate[:count][good]
-        found[own[good]] = scores[good]
-        if (good & done).any():
-            reached[own[good]] |= done[good]
-            left = (~reached[rows[:count]]).nonzero().flatten()
+        found[own[good]] = verdict.score[good]
+        if (good & verdict.reached).any():
+            reached[own[good]] |= verdict.reached[good]
+            left = (~reached[own]).nonzero().flatten()
             count, rows = len(left), rows[filled_up(left)] if len(left) else rows
     return Found(best, found, reached)

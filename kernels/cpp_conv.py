@@ -43,13 +43,18 @@ DTYPES = (torch.float32, torch.bool)
 
 def crossover(weight: Tensor) -> float:
     """Return up to which active fraction C++ is the faster one for this weight."""
-    outputs, depth = weight.shape[:2]
-    if depth == 1:
+    if weight.shape[1] == 1:
         return DEPTHWISE_CROSSOVER
-    for channels, most in CROSSOVERS:
+    return _up_to(weight, CROSSOVERS, CROSSOVER)
+
+
+def _up_to(weight: Tensor, table: tuple[tuple[int, float], ...], beyond: float) -> float:
+    """The fraction of the first entry that has as many channels as the weight; else `beyond`."""
+    outputs, depth = weight.shape[:2]
+    for channels, most in table:
         if depth <= channels or outputs <= channels:
             return most
-    return CROSSOVER
+    return beyond
 
 
 class ConvCall(ctypes.Structure):
@@ -125,8 +130,7 @@ def _gradient_reasons(
     reasons = tensor_reasons(grad, weight, mask) + window_reasons(weight)
     if reasons:
         return reasons
-    fewer = min(weight.shape[:2])
-    most = next((most for channels, most in TOUCHED if fewer <= channels), MOST_TOUCHED) / stride
+    most = _up_to(weight, TOUCHED, MOST_TOUCHED) / stride
     if count(mask) <= most * mask.numel():
         touched = mask_dilate.reference(mask, weight.shape[2] | 1, stride=stride)
         if count(touched) <= most * touched.numel():

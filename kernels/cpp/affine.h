@@ -4,7 +4,8 @@
 
 namespace ISA {
 
-inline void add(const Affine& p, int64_t at) {
+// Without scale and shift.
+inline void add_residual(const Affine& p, int64_t at) {
   const float* const residual = p.residual ? p.residual + at : nullptr;
   int64_t c = 0;
   for (; c + WIDTH <= p.channels; c += WIDTH) {
@@ -27,7 +28,7 @@ void affine(const Affine& p) {
     }
     if (done) continue;
     if (!p.scale) {
-      add(p, at);
+      add_residual(p, at);
       continue;
     }
     int64_t c = 0;

@@ -69,7 +69,6 @@ def masked_channels(
     mark_sparse()
     if isinstance(layer, nn.Linear):
         y = _linear(layer, x, outputs, inputs)
-        closed = norm is None and forward_is_hard()  # then closed channels are 0
     else:
         whole = folded(layer, norm or nn.Identity())
         if whole is not None and not whole.relu:
@@ -79,8 +78,8 @@ def masked_channels(
         else:
             whole = Folded(layer.weight, layer.bias, relu=False)
         y = _convolution(layer, whole, x, outputs, inputs)
-        closed = False
-    y = y if closed else _masked(y if norm is None else norm(y), outputs)
+    if norm is not None or not forward_is_hard():  # else closed channels are 0
+        y = _masked(y if norm is None else norm(y), outputs)
     return _finished(y, outputs, after)
 
 
